@@ -1,0 +1,36 @@
+# make demo : build a database from the shipped example cohort and ask it a question
+# make test : everything that CI runs, in the same order
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+DEMO   ?= demo
+
+.PHONY: demo test lint env cohort clean
+
+env: $(VENV)/.installed
+
+# torch is pinned in constraints.txt: an unpinned torch pulls gigabytes of CUDA packages.
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "molquery needs Python 3.11 or newer; say make PYTHON=python3.11")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[cpu,plots,dev]'
+	touch $@
+
+demo: env
+	$(BIN)/molquery demo $(DEMO) --overwrite
+
+lint: env
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test: lint
+	$(BIN)/python -m pytest
+
+# The whole pipeline on a real paired cohort that is not part of the project; see benchmarks/README.md.
+COHORT ?= ../shared/data/tcga_hif
+cohort: env
+	$(BIN)/python benchmarks/tcga_hif.py $(COHORT)
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info demo

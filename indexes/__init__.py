@@ -1,0 +1,1 @@
+"""Index recipes (TOML files): see README.md here."""

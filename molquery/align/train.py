@@ -1,0 +1,338 @@
+"""Learning a space: folds, models, held-out retrieval, and the space that takes effect.
+
+The order is: choose the method on an inner split (unless it is given), fit one model per fold of
+patients and per fold of sites, fit the final model on every pair, store the space, project every
+slide and profile, store the prediction weights, and only then name the space in the manifest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+
+from molquery import index, predict
+from molquery.align.cca import CCA, fit_cca, principal_components
+from molquery.align.inputs import fit_profile_input, fit_slide_input
+from molquery.align.pairs import Pairs, load_pairs
+from molquery.database import Database
+from molquery.errors import InputError
+from molquery.evaluate import metrics
+from molquery.evaluate.held_out import mean_retrieval
+from molquery.evaluate.splits import folds_by_group, holdout_by_group
+from molquery.predict import PATIENT_SCHEME, SITE_SCHEME
+from molquery.schema import PATIENT, PROFILES, SLIDES, shared_column
+from molquery.space import (
+    DEFAULT_SPACE,
+    Fold,
+    Head,
+    Layer,
+    Model,
+    SharedSpace,
+    manifest_entry,
+    save_space,
+)
+from molquery.vectors import Bools, Ints, Matrix
+
+METHODS = ("cca", "infonce")
+N_FOLDS = 5
+_VALIDATION = 0.2
+_MAX_ANCHORS = 5000
+
+#: Called with (stage, steps done, steps in all, what to show beside it).
+Progress = Callable[[str, int, int, str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class AlignSettings:
+    """How a space is learned; printed with the space and stored in it.
+
+    Attributes:
+        method: 'cca', 'infonce', or 'auto': whichever predicts better on an inner split.
+        pair_on: the column that says which slide and profile belong together.
+        split_on: the column whose values are never split between training and test.
+        seed: of folds, initialisation, batches, dropout and noise.
+    """
+
+    method: str = "auto"
+    pair_on: str = PATIENT
+    split_on: str = PATIENT
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class AlignReport:
+    """What an alignment did: the stored space and how its methods compared on the inner split."""
+
+    space: SharedSpace
+    n_slides: int
+    n_profiles: int
+    comparison: dict[str, dict[str, float]] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+def align(
+    database: Database,
+    settings: AlignSettings | None = None,
+    *,
+    name: str = DEFAULT_SPACE,
+    progress: Progress | None = None,
+) -> AlignReport:
+    """Learn a space from the database's pairs and make it the current one.
+
+    Raises:
+        SpaceError: there are no pairs, or too few.
+    """
+    settings = settings or AlignSettings()
+    if settings.method not in ("auto", *METHODS):
+        raise InputError(
+            f"{settings.method} is not an alignment method", hint=f"auto, {', '.join(METHODS)}"
+        )
+    tell = progress or (lambda stage, done, total, text: None)
+    pairs = load_pairs(database, pair_on=settings.pair_on, split_on=settings.split_on)
+    kind = database.facts(SLIDES)["kind"]
+    notes: list[str] = []
+    comparison: dict[str, dict[str, float]] = {}
+    method = settings.method
+    if method == "auto":
+        comparison = _compare(pairs, kind, settings.seed, tell)
+        method = max(METHODS, key=lambda m: comparison[m]["within_r"])
+    plan = _plan_folds(pairs, settings.seed, notes)
+    folds: list[Fold] = []
+    for scheme, held in plan:
+        tell("fitting folds", len(folds), len(plan) + 1, f"{method}, {scheme} folds")
+        train = ~pairs.of_groups(sorted(held), sites=scheme == SITE_SCHEME)
+        model = fit_model(pairs, train, kind, method, settings.seed, tell=_epochs(tell))
+        folds.append(Fold(scheme, frozenset(held), model))
+    tell("fitting folds", len(plan), len(plan) + 1, f"{method}, every pair")
+    everything = np.ones(len(pairs), dtype=bool)
+    final = fit_model(pairs, everything, kind, method, settings.seed, tell=_epochs(tell))
+    tell("fitting folds", len(plan) + 1, len(plan) + 1, method)
+
+    facts = {
+        "encoder": database.facts(SLIDES)["encoder"],
+        "kind": kind,
+        "slide_dim": int(pairs.slides.vectors.shape[1]),
+        "n_genes": int(pairs.profiles.vectors.shape[1]),
+        "dim": final.dim,
+        "method": method,
+        "n_pairs": len(pairs),
+        "n_groups": len(np.unique(pairs.groups)),
+        "settings": asdict(settings),
+        "split_on": settings.split_on,
+        "comparison": comparison,
+        "retrieval": held_out_retrieval(pairs, folds),
+    }
+    tell("projecting", 0, 3, "slides and profiles")
+    space = save_space(database, name, facts, final, folds)
+    _activate(database, space, pairs, tell)
+    if "comparison" in facts and comparison:
+        notes.append(f"{method} was chosen on an inner split of the patients")
+    return AlignReport(
+        space, len(pairs.slides.ids), len(pairs.profiles.ids), comparison, tuple(notes)
+    )
+
+
+def _activate(database: Database, space: SharedSpace, pairs: Pairs, tell: Progress) -> None:
+    """Store the projections and prediction weights, then name the space in the manifest."""
+    column = shared_column(space.space_id)
+    cohorts = pairs.slides.cohorts.tolist()
+    database.set_vectors(SLIDES, column, space.project_slides(pairs.slides.vectors, cohorts))
+    tell("projecting", 1, 3, "profiles")
+    database.set_vectors(PROFILES, column, space.project_profiles(pairs.profiles.vectors))
+    tell("projecting", 2, 3, "prediction weights")
+    predict.store_operators(database, space, predict.compute_operators(database, space))
+    entry = manifest_entry(database, space)
+    database.update_manifest(lambda manifest: manifest["spaces"].update({space.name: entry}))
+    database.drop_shared(keep=column)
+    index.remove_stale(database, {space.space_id})
+    tell("projecting", 3, 3, "done")
+
+
+def fit_model(
+    pairs: Pairs,
+    train: Bools,
+    kind: str,
+    method: str,
+    seed: int,
+    *,
+    tell: Callable[[int, int, float, float], None] | None = None,
+) -> Model:
+    """One model from the training pairs (`train`: (n_pairs,) mask) and nothing else.
+
+    Profiles without slides are no secret to any fold, so they inform the expression side of all.
+    """
+    reference = np.ones(len(pairs.profiles.ids), dtype=bool)
+    reference[pairs.profile[~train]] = False
+    slide_input = fit_slide_input(pairs, train, kind)
+    profile_input = fit_profile_input(pairs, reference)
+    rows = pairs.slide[train]
+    x_pairs = slide_input(pairs.slides.vectors[rows], pairs.slides.cohorts[rows].tolist())
+    reference_z = profile_input(pairs.profiles.vectors[reference])
+    z_pairs = profile_input(pairs.profiles.vectors[pairs.profile[train]])
+    # One row per patient: several slides of one profile are averaged.
+    keys = pairs.slides.pair_keys[rows]
+    x, z = _mean_by(keys, x_pairs), _mean_by(keys, z_pairs)
+    if method == "cca":
+        slide_head, profile_head, _ = fit_cca(x, z, reference_z, CCA())
+    else:
+        slide_head, profile_head = _contrastive(pairs, train, x, z, reference_z, keys, seed, tell)
+    model = Model(
+        slide_input,
+        profile_input,
+        (slide_head,),
+        (profile_head,),
+        (1.0,),
+        anchors=np.zeros((1, 1), np.float32),
+    )
+    anchors = np.unique(rows)
+    anchors = anchors[:: max(1, -(-len(anchors) // _MAX_ANCHORS))]
+    shared = model.project_slides(
+        pairs.slides.vectors[anchors], pairs.slides.cohorts[anchors].tolist()
+    )
+    return Model(slide_input, profile_input, (slide_head,), (profile_head,), (1.0,), anchors=shared)
+
+
+def _contrastive(
+    pairs: Pairs,
+    train: Bools,
+    x: Matrix,
+    z: Matrix,
+    reference_z: Matrix,
+    keys: Any,
+    seed: int,
+    tell: Callable[[int, int, float, float], None] | None,
+) -> tuple[Head, Head]:
+    """InfoNCE heads on slide inputs and principal components of expression."""
+    from molquery.align.infonce import InfoNCE, fit_infonce
+
+    centre = reference_z.mean(axis=0, dtype=np.float64)
+    variances, directions = principal_components(reference_z, CCA().components)
+    scale = directions / np.sqrt(variances + CCA().rz)
+    whiten = Layer(scale.astype(np.float32), (-(centre @ scale)).astype(np.float32))
+    names, first = np.unique(keys, return_index=True)
+    groups = pairs.groups[train][first]
+    strata = pairs.cohorts[train][first]
+    held = holdout_by_group(
+        groups, fraction=0.15, seed=seed, strata=[c or None for c in strata.tolist()]
+    )
+    owner = np.unique(groups, return_inverse=True)[1].astype(np.int64)
+    del names
+    components = (z @ whiten.weight + whiten.bias).astype(np.float32)
+    slide_head, profile_head = fit_infonce(
+        x, components, owner, np.flatnonzero(held), InfoNCE(), seed=seed, report=tell
+    )
+    return slide_head, (whiten, *profile_head)
+
+
+def held_out_retrieval(pairs: Pairs, folds: list[Fold]) -> dict[str, Any]:
+    """Retrieval in both directions over the folds by patient; the gallery is the fold."""
+    parts: dict[str, list[metrics.Retrieval]] = {}
+    for fold in folds:
+        rows = np.flatnonzero(
+            pairs.of_groups(sorted(fold.held_out), sites=fold.scheme == SITE_SCHEME)
+        )
+        slides, profiles = np.unique(pairs.slide[rows]), np.unique(pairs.profile[rows])
+        x = fold.model.project_slides(
+            pairs.slides.vectors[slides], pairs.slides.cohorts[slides].tolist()
+        )
+        r = fold.model.project_profiles(pairs.profiles.vectors[profiles])
+        similarity = x @ r.T - fold.model.hubness(r)[None, :]
+        positive = np.zeros(similarity.shape, dtype=bool)
+        positive[
+            np.searchsorted(slides, pairs.slide[rows]),
+            np.searchsorted(profiles, pairs.profile[rows]),
+        ] = True
+        same = pairs.slides.cohorts[slides][:, None] == pairs.profiles.cohorts[profiles][None, :]
+        if not (pairs.profiles.cohorts[profiles] != "").any():
+            same[:] = True
+        both = {
+            "slide_to_profile": (similarity, positive, same),
+            "profile_to_slide": ((x @ r.T).T, positive.T, same.T),
+        }
+        for direction, (scores, truth, allowed) in both.items():
+            key = f"{fold.scheme}.{direction}"
+            parts.setdefault(key, []).append(metrics.retrieval(scores, truth))
+            if (truth & allowed).any():
+                within = metrics.retrieval(scores, truth, allowed=allowed)
+                parts.setdefault(f"{key}.within_cohort", []).append(within)
+    return {key: mean_retrieval(values) for key, values in parts.items()}
+
+
+def _plan_folds(pairs: Pairs, seed: int, notes: list[str]) -> list[tuple[str, set[str]]]:
+    """(scheme, held-out groups) of every fold; folds by site only where there are enough sites."""
+    cohorts = [c or None for c in pairs.cohorts.tolist()]
+    plan = _scheme(PATIENT_SCHEME, pairs.groups.tolist(), cohorts, seed)
+    sites = pairs.sites
+    known = np.unique(sites[sites != ""])
+    if (sites != "").all() and len(known) >= N_FOLDS:
+        plan += _scheme(SITE_SCHEME, sites.tolist(), cohorts, seed)
+    else:
+        notes.append(
+            f"no folds by site: {len(known)} sites are known, and not of every pair"
+            if len(known)
+            else "no folds by site: the slides name no site"
+        )
+    return plan
+
+
+def _scheme(
+    scheme: str, units: list[str], cohorts: list[str | None], seed: int
+) -> list[tuple[str, set[str]]]:
+    count = min(N_FOLDS, len(set(units)))
+    fold = folds_by_group(units, n_folds=count, seed=seed, strata=cohorts)
+    return [(scheme, {u for u, f in zip(units, fold, strict=True) if f == k}) for k in range(count)]
+
+
+def _compare(pairs: Pairs, kind: str, seed: int, tell: Progress) -> dict[str, dict[str, float]]:
+    """Both methods on one inner split of the patients.
+
+    Compared by the mean over genes of the within-cohort correlation between the soft-kNN prediction
+    and the measured z-score of held-out patients; retrieval is shown beside it.
+    """
+    strata = [c or None for c in pairs.cohorts.tolist()]
+    held = holdout_by_group(
+        pairs.groups.tolist(), fraction=_VALIDATION, seed=seed + 1, strata=strata
+    )
+    out: dict[str, dict[str, float]] = {}
+    for done, method in enumerate(METHODS):
+        tell("choosing the method", done, len(METHODS), method)
+        model = fit_model(pairs, ~held, kind, method, seed, tell=_epochs(tell))
+        fold = Fold(PATIENT_SCHEME, frozenset(pairs.groups[held].tolist()), model)
+        retrieval = held_out_retrieval(pairs, [fold])
+        out[method] = {
+            "within_r": _gene_correlation(pairs, held, model),
+            "fold10": retrieval[f"{PATIENT_SCHEME}.slide_to_profile"]["fold10"],
+        }
+    tell("choosing the method", len(METHODS), len(METHODS), "")
+    return out
+
+
+def _gene_correlation(pairs: Pairs, held: Bools, model: Model) -> float:
+    test, first = np.unique(pairs.profile[held], return_index=True)
+    slides: Ints = pairs.slide[held][first]
+    reference = np.setdiff1d(np.arange(len(pairs.profiles.ids)), test)
+    x = model.project_slides(pairs.slides.vectors[slides], pairs.slides.cohorts[slides].tolist())
+    r = model.project_profiles(pairs.profiles.vectors[reference])
+    z = model.profile_input(pairs.profiles.vectors)
+    weights = predict.soft_weights(x, r, model.hubness(r))
+    cohorts = [c or "all" for c in pairs.slides.cohorts[slides].tolist()]
+    mean, _ = metrics.within_cohort_r(weights @ z[reference], z[test], cohorts, min_n=3)
+    return float(np.nanmean(mean))
+
+
+def _mean_by(keys: Any, values: Matrix) -> Matrix:
+    """The mean of the rows of each key, keys in sorted order."""
+    names, inverse = np.unique(keys, return_inverse=True)
+    total = np.zeros((len(names), values.shape[1]), np.float64)
+    np.add.at(total, inverse, values)
+    return np.asarray(total / np.bincount(inverse)[:, None], dtype=np.float32)
+
+
+def _epochs(tell: Progress) -> Callable[[int, int, float, float], None]:
+    def report(epoch: int, epochs: int, loss: float, recall: float) -> None:
+        tell("training", epoch, epochs, f"loss {loss:.3f}  validation R@10 {recall:.3f}")
+
+    return report

@@ -1,0 +1,62 @@
+"""molquery align."""
+
+from __future__ import annotations
+
+import click
+
+from molquery.cli.options import open_database
+from molquery.cli.render import notes_lines, progress_bar
+
+
+@click.command(epilog="\b\nExample:\n  molquery align --method auto --seed 0")
+@click.option(
+    "--method",
+    type=click.Choice(["auto", "cca", "infonce"]),
+    default="auto",
+    show_default=True,
+    help="auto: whichever predicts better on an inner split of the patients.",
+)
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option(
+    "--pair-on",
+    default="patient_id",
+    show_default=True,
+    metavar="COLUMN",
+    help="Which slide and profile belong together.",
+)
+@click.option(
+    "--split-on",
+    default="patient_id",
+    show_default=True,
+    metavar="COLUMN",
+    help="Whose rows are never split between training and test.",
+)
+@click.pass_context
+def align(ctx: click.Context, method: str, seed: int, pair_on: str, split_on: str) -> None:
+    """Learn a shared space from the pairs of slide and profile, and project everything into it.
+
+    Held-out retrieval and predictability are printed at the end; evaluate prints them again.
+    """
+    database = open_database(ctx)
+    from molquery.align.train import AlignSettings
+    from molquery.align.train import align as learn
+    from molquery.cli.evaluate import print_summary
+    from molquery.query.summary import held_out_summary
+    from molquery.query.engine import Engine
+
+    settings = AlignSettings(method=method, pair_on=pair_on, split_on=split_on, seed=seed)
+    with progress_bar() as tell:
+        report = learn(database, settings, progress=tell)
+    for name, figures in report.comparison.items():
+        shown = ", ".join(f"{k} {v:.3f}" for k, v in figures.items())
+        click.echo(f"inner split, {name}: {shown}", err=True)
+    for line in notes_lines(report.notes):
+        click.echo(line, err=True)
+    facts = report.space.facts
+    click.echo(
+        f"space {report.space.name} ({report.space.space_id[:12]}): {facts['method']}, "
+        f"{facts['dim']} dimensions, {facts['n_pairs']} pairs of {facts['n_groups']} "
+        f"{facts['split_on']} values; {report.n_slides} slides and {report.n_profiles} profiles "
+        "projected"
+    )
+    print_summary(held_out_summary(Engine(database)))

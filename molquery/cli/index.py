@@ -1,0 +1,84 @@
+"""molquery index build|list|check."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+import pyarrow as pa
+
+from molquery.cli.options import open_database, open_engine, output_options
+from molquery.cli.render import emit, progress_bar
+from molquery.errors import IndexFileError
+
+_COLUMNS = ("index", "factory", "rows", "recall_at_10", "built", "state")
+
+
+@click.group()
+def index() -> None:
+    """Build, list or check FAISS indexes.
+
+    Indexes are derived: a stale or damaged one is never used, and exact search answers instead.
+    """
+
+
+@index.command(epilog="\b\nExample:\n  molquery index build --recipe flat")
+@click.option(
+    "--recipe", default="flat", show_default=True, metavar="NAME|FILE.toml", help="How to build it."
+)
+@click.pass_context
+def build(ctx: click.Context, recipe: str) -> None:
+    """Build the index of slides and of profiles, and measure its recall on this archive."""
+    from molquery.recipes import load_recipe
+
+    chosen = load_recipe(recipe)
+    engine = open_engine(ctx)
+    from molquery.query.indexes import build_indexes
+
+    with progress_bar() as tell:
+        entries = build_indexes(engine, chosen, tell)
+    for entry in entries:
+        click.echo(
+            f"{entry['table']}: {entry['factory']}, {entry['rows']} rows, "
+            f"recall@10 {entry['recall_at_10']:.3f} against exact search"
+        )
+
+
+@index.command("list", epilog="\b\nExample:\n  molquery index list")
+@output_options
+@click.pass_context
+def list_(ctx: click.Context, format_: str | None, output: Path | None, overwrite: bool) -> None:
+    """List the indexes and whether they are current."""
+    _show(ctx, False, format_, output, overwrite)
+
+
+@index.command(epilog="\b\nExample:\n  molquery index check")
+@output_options
+@click.pass_context
+def check(ctx: click.Context, format_: str | None, output: Path | None, overwrite: bool) -> None:
+    """Check every index: checksum, space and table version. Exit 1 if one must not be used."""
+    states = _show(ctx, True, format_, output, overwrite)
+    bad = [s for s in states if s != "ok"]
+    if bad:
+        raise IndexFileError(
+            f"{len(bad)} of {len(states)} indexes cannot be used", hint="molquery index build"
+        )
+
+
+def _show(
+    ctx: click.Context, checksums: bool, format_: str | None, output: Path | None, overwrite: bool
+) -> list[str]:
+    database = open_database(ctx)
+    from molquery.query.indexes import index_states
+
+    states = index_states(database, checksums=checksums)
+    table = pa.table({c: [s[c] for s in states] for c in _COLUMNS})
+    emit(
+        table,
+        provenance={"database": str(database.path)},
+        format_=format_,
+        output=output,
+        overwrite=overwrite,
+        caption=[] if states else ["no index has been built: molquery index build"],
+    )
+    return [s["state"] for s in states]

@@ -1,0 +1,150 @@
+"""molquery ingest slides|profiles|metadata."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from molquery.cli.options import open_database
+from molquery.cli.render import notes_lines, progress_bar
+from molquery.errors import some
+
+_PATHS = click.argument(
+    "paths", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="PATH..."
+)
+_SKIP = click.option(
+    "--skip-invalid", is_flag=True, help="Leave out vectors with NaN, infinity or only zeros."
+)
+_ID = click.option("--id", "id_", metavar="COLUMN", help="The column that holds the ids.")
+
+
+@click.group()
+def ingest() -> None:
+    """Take slides, profiles or metadata into the database.
+
+    Ingest is an upsert: the same file twice changes nothing, and an id with other content is
+    updated. A file that cannot be used leaves the database as it was.
+    """
+
+
+@ingest.command(
+    epilog="\b\nExample:\n  molquery ingest slides slides.parquet --id slide_id --encoder titan"
+)
+@_PATHS
+@_ID
+@click.option("--vector", metavar="COLUMN", help="The column (or .h5ad obsm key) of the vectors.")
+@click.option("--encoder", metavar="NAME", help="The slide encoder, where files do not say it.")
+@click.option(
+    "--kind",
+    type=click.Choice(["embedding", "features"]),
+    help="features: interpretable measurements, where NaN means missing.",
+)
+@_SKIP
+@click.pass_context
+def slides(
+    ctx: click.Context,
+    paths: tuple[Path, ...],
+    id_: str | None,
+    vector: str | None,
+    encoder: str | None,
+    kind: str | None,
+    skip_invalid: bool,
+) -> None:
+    """Slide embeddings: Parquet, Arrow, CSV/TSV, TRIDENT .h5 (file or folder), AnnData .h5ad."""
+    database = open_database(ctx)
+    from molquery import readers
+    from molquery.ingest import ingest_slides
+
+    with progress_bar() as tell:
+        report = ingest_slides(
+            database,
+            paths,
+            options=readers.Options(id=id_, vector=vector),
+            encoder=encoder,
+            kind=kind,
+            skip_invalid=skip_invalid,
+            progress=tell,
+        )
+    _print_report(report)
+
+
+@ingest.command(
+    epilog="\b\nExample:\n  molquery ingest profiles rna.parquet --id patient_id --scale log2"
+)
+@_PATHS
+@_ID
+@click.option(
+    "--scale",
+    type=click.Choice(["log2", "ln", "log10", "counts", "tpm", "fpkm", "zscore"]),
+    required=True,
+    help="The scale of the values: log2(x + 1), counts, …",
+)
+@click.option(
+    "--genes-in", type=click.Choice(["rows", "columns"]), help="Where the genes are in a matrix."
+)
+@click.option("--gene-column", metavar="COLUMN", help="The column of gene ids (.h5ad: of var).")
+@click.option("--layer", metavar="NAME", help="The .h5ad layer to read instead of X.")
+@_SKIP
+@click.pass_context
+def profiles(
+    ctx: click.Context,
+    paths: tuple[Path, ...],
+    id_: str | None,
+    scale: str,
+    genes_in: str | None,
+    gene_column: str | None,
+    layer: str | None,
+    skip_invalid: bool,
+) -> None:
+    """Bulk RNA-seq profiles: Parquet, Arrow, CSV/TSV matrices, AnnData .h5ad."""
+    database = open_database(ctx)
+    from molquery import readers
+    from molquery.ingest import ingest_profiles
+
+    options = readers.Options(id=id_, genes_in=genes_in, gene_column=gene_column, layer=layer)
+    with progress_bar() as tell:
+        report = ingest_profiles(
+            database, paths, options=options, scale=scale, skip_invalid=skip_invalid, progress=tell
+        )
+    _print_report(report)
+
+
+@ingest.command(epilog="\b\nExample:\n  molquery ingest metadata clinical.parquet --on patient_id")
+@_PATHS
+@click.option("--on", required=True, metavar="COLUMN", help="The column to join by.")
+@click.pass_context
+def metadata(ctx: click.Context, paths: tuple[Path, ...], on: str) -> None:
+    """Clinical and other tables, joined to slides and profiles by a shared column."""
+    database = open_database(ctx)
+    from molquery.ingest import ingest_metadata
+
+    report = ingest_metadata(database, paths, on=on)
+    click.echo(f"metadata: {len(report.columns)} columns: {some(report.columns, 12)}")
+    for table, (matched, total) in report.matched.items():
+        click.echo(f"  matched {matched} of {total} {table} by {on}")
+    if report.n_unmatched_file:
+        click.echo(
+            f"  {report.n_unmatched_file} values of {on} are in the file only, "
+            f"such as {some(report.unmatched_file)}"
+        )
+    if report.n_unmatched_database:
+        click.echo(
+            f"  {report.n_unmatched_database} are in the database only, "
+            f"such as {some(report.unmatched_database)}"
+        )
+    for line in notes_lines(report.notes):
+        click.echo(line, err=True)
+
+
+def _print_report(report: Any) -> None:
+    facts = ", ".join(f"{k} {v}" for k, v in report.facts.items())
+    click.echo(
+        f"{report.table}: {report.inserted} inserted, {report.updated} updated, "
+        f"{report.unchanged} unchanged ({facts})"
+    )
+    for reason, ids in report.skipped.items():
+        click.echo(f"  skipped {len(ids)} with {reason}: {some(ids, 3)}")
+    for line in notes_lines(report.notes):
+        click.echo(line, err=True)

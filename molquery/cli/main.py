@@ -1,0 +1,122 @@
+"""The `molquery` command. Commands load when they are called, so `--help` costs little."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from molquery.errors import MolqueryError
+
+#: command -> (module, one line of help). The modules are imported only when a command runs.
+COMMANDS = {
+    "init": ("init", "Create a database."),
+    "ingest": ("ingest", "Take slides, profiles or metadata into the database."),
+    "align": ("align", "Learn a shared space from the pairs of slide and profile."),
+    "index": ("index", "Build, list or check FAISS indexes."),
+    "search": ("search", "Rank slides by the predicted activity of a gene set."),
+    "retrieve": ("retrieve", "Find the slides or profiles nearest to a slide or profile."),
+    "score": ("score", "Score every slide for every gene set of a GMT file."),
+    "stratify": ("stratify", "Split a cohort by the predicted activity of a gene set."),
+    "evaluate": ("evaluate", "Print how well held-out patients are retrieved and predicted."),
+    "genesets": ("genesets", "List, show or check gene sets."),
+    "info": ("info", "Say what the database holds."),
+    "demo": ("demo", "Build a database from the example cohort and ask it a question."),
+}
+
+
+class LazyGroup(click.Group):
+    """A group that knows its commands' names and help without importing them."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Command names in the order in which they are used."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        """Import a command's module."""
+        if name not in COMMANDS:
+            return None
+        module = importlib.import_module(f"molquery.cli.{COMMANDS[name][0]}")
+        command: click.Command = getattr(module, name)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The list of commands, without importing any."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """As click, with the nearest command suggested for a typo."""
+        name = args[0] if args else ""
+        if name and not name.startswith("-") and name not in COMMANDS:
+            import difflib
+
+            near = difflib.get_close_matches(name, COMMANDS, n=1)
+            hint = f" Did you mean {near[0]}?" if near else ""
+            raise click.UsageError(f"No such command {name!r}.{hint}", ctx)
+        return super().resolve_command(ctx, args)
+
+
+EPILOG = """\b
+Example:
+  molquery demo
+  molquery --db archive.mq search --geneset HALLMARK_INTERFERON_GAMMA_RESPONSE -k 10
+"""
+
+
+@click.command(
+    cls=LazyGroup, epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]}
+)
+@click.option(
+    "--db",
+    envvar="MOLQUERY_DB",
+    metavar="PATH",
+    type=click.Path(path_type=Path),
+    help="The database directory (or set MOLQUERY_DB).",
+)
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+@click.version_option(package_name="molquery")
+@click.pass_context
+def cli(ctx: click.Context, db: Path | None, debug: bool) -> None:
+    """Ask an archive of H&E slides a molecular question.
+
+    Scores are predicted from H&E. For research use only.
+    """
+    ctx.obj = {"db": db, "debug": debug}
+
+
+def main() -> None:
+    """Run the command line: exit 0, 1 for an error of the user, 2 for wrong usage."""
+    debug = "--debug" in sys.argv
+    # A closed pipe (`| head`) is not an error; Lance's warnings are not for users.
+    os.environ.setdefault("LANCE_LOG", "error")
+    try:
+        code: Any = cli.main(standalone_mode=False)
+        sys.stdout.flush()
+        sys.exit(code if isinstance(code, int) else 0)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message())
+        sys.exit(2)
+    except click.UsageError as error:
+        error.show()
+        sys.exit(2)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(1)
+    except MolqueryError as error:
+        if debug:
+            raise
+        click.echo(f"molquery: {error}", err=True)
+        sys.exit(1)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("molquery: interrupted; the database is whole", err=True)
+        sys.exit(130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)

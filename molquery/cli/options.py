@@ -1,0 +1,112 @@
+"""Options that several commands share, and what opens a database for a command."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from molquery.errors import DatabaseError, GeneSetError
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+FORMATS = ("table", "tsv", "csv", "json", "jsonl", "parquet")
+
+
+def database_path(ctx: click.Context) -> Path:
+    """The path of the database, from --db or MOLQUERY_DB.
+
+    Raises:
+        DatabaseError: neither was given.
+    """
+    path: Path | None = ctx.obj["db"]
+    if path is None or str(path) == "":
+        raise DatabaseError(
+            "which database?", hint="molquery --db PATH …, or export MOLQUERY_DB=PATH"
+        )
+    return path
+
+
+def open_database(ctx: click.Context) -> Any:
+    """The database that the command works on."""
+    from molquery.database import Database
+
+    return Database.open(database_path(ctx))
+
+
+def open_engine(ctx: click.Context) -> Any:
+    """The database's query engine."""
+    from molquery.query.engine import Engine
+
+    return Engine(open_database(ctx))
+
+
+def output_options(function: F) -> F:
+    """--format, --output and --overwrite."""
+    for option in (
+        click.option("--overwrite", is_flag=True, help="Replace the output file if it exists."),
+        click.option(
+            "--output", "-o", type=click.Path(path_type=Path), help="Write to a file, not stdout."
+        ),
+        click.option(
+            "--format",
+            "format_",
+            type=click.Choice(FORMATS),
+            help="Default: a table on a terminal, TSV in a pipe, or as the output's name says.",
+        ),
+    ):
+        function = option(function)
+    return function
+
+
+def signature_options(function: F) -> F:
+    """--geneset, --genes and how many of the genes must be in the database."""
+    for option in (
+        click.option(
+            "--min-genes",
+            type=click.IntRange(1),
+            default=5,
+            show_default=True,
+            help="Refuse a signature with fewer genes in the database (half, for small sets).",
+        ),
+        click.option("--down", default="", metavar="GENES", help="Down genes, with --genes."),
+        click.option(
+            "--genes",
+            metavar="GENES",
+            help="Inline signature: CXCL9,CXCL10,-KRT5; weights as KRT5:1.5.",
+        ),
+        click.option(
+            "--geneset",
+            metavar="NAME|FILE[#NAME]",
+            help="A shipped gene set, or one of a GMT file.",
+        ),
+    ):
+        function = option(function)
+    return function
+
+
+def read_signature(geneset: str | None, genes: str | None, down: str) -> Any:
+    """The signature that --geneset or --genes names.
+
+    Raises:
+        GeneSetError: neither or both were given, or it cannot be read.
+    """
+    if bool(geneset) == bool(genes or down):
+        raise GeneSetError(
+            "give one signature: --geneset or --genes",
+            hint="--geneset HALLMARK_HYPOXIA, or --genes CXCL9,CXCL10,-KRT5",
+        )
+    if geneset:
+        from molquery.genesets.collections import find
+
+        return find(geneset)
+    from molquery.genesets.inline import parse_genes
+
+    return parse_genes(genes or "", down=down)
+
+
+where_option = click.option(
+    "--where", metavar="SQL", help="Only rows that satisfy a filter: \"cohort = 'TCGA-LUAD'\"."
+)

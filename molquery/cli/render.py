@@ -1,0 +1,187 @@
+"""Rendering: tables for people, TSV or JSON for pipes, files where --output names one."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, is_dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+import pyarrow as pa
+
+from molquery.errors import printable
+
+Tell = Callable[..., None]
+
+
+def emit(
+    table: pa.Table,
+    *,
+    provenance: Any,
+    document: Mapping[str, Any] | None = None,
+    format_: str | None,
+    output: Path | None,
+    overwrite: bool,
+    caption: Sequence[str] = (),
+) -> None:
+    """Write a result where and how the user wants it.
+
+    `document` is the JSON form; without it the rows stand under "rows" beside the provenance.
+    `caption` lines go to stderr, so that stdout holds the result and nothing else.
+    """
+    from molquery import export
+
+    kind = format_ or _default_format(output)
+    facts = asdict(provenance) if is_dataclass(provenance) else dict(provenance)
+    if kind == "json":
+        whole = document or {"rows": table.to_pylist(), "provenance": facts}
+        if output:
+            export.write_json(whole, output, overwrite=overwrite)
+        else:
+            click.echo(export.to_json(whole))
+    elif output:
+        name = "tsv" if kind == "table" else kind
+        export.write(table, facts, output, name, overwrite=overwrite)
+    elif kind == "table":
+        print_table(table)
+    else:
+        click.echo(export.to_text(table, kind), nl=False)
+    if output:
+        click.echo(f"{table.num_rows} rows written to {output}", err=True)
+    for line in caption:
+        click.echo(line, err=True)
+
+
+def _default_format(output: Path | None) -> str:
+    from molquery import export
+
+    if output is not None:
+        if output.suffix == ".json":
+            return "json"
+        guess = export.guess(output)
+        return guess.name if guess else "tsv"
+    return "table" if sys.stdout.isatty() else "tsv"
+
+
+def print_table(table: pa.Table, title: str | None = None) -> None:
+    """A table on stdout, as wide as it needs to be; ids are never cut."""
+    click.echo(table_text(table, title), nl=False)
+
+
+def table_text(table: pa.Table, title: str | None = None) -> str:
+    """The table as text, at least as wide as its content."""
+    from io import StringIO
+
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    grid = Table(title=title, box=None, pad_edge=False, header_style="bold", title_justify="left")
+    for field in table.schema:
+        number = pa.types.is_floating(field.type) or pa.types.is_integer(field.type)
+        grid.add_column(field.name, justify="right" if number else "left", no_wrap=True)
+    for row in zip(*(table[c].to_pylist() for c in table.schema.names), strict=True):
+        grid.add_row(*(Text(_cell(v)) for v in row))
+    buffer = StringIO()
+    colour = sys.stdout.isatty()
+    console = Console(file=buffer, force_terminal=colour, no_color=not colour, width=10_000)
+    # The real width: rich would otherwise cut columns to an 80-column terminal.
+    console.width = max(20, console.measure(grid).maximum)
+    console.print(grid)
+    return "\n".join(line.rstrip() for line in buffer.getvalue().splitlines()) + "\n"
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, float):
+        if math.isnan(value):
+            return "-"
+        if value != 0 and abs(value) < 0.001:
+            return f"{value:.1e}"
+        return f"{value:.1f}" if abs(value) >= 100 else f"{value:.3f}"
+    return printable(str(value), 200)
+
+
+def number(value: float | None, digits: int = 2) -> str:
+    """A number for a sentence; 'not measured' where there is none."""
+    return "not measured" if value is None else f"{value:.{digits}f}"
+
+
+def predictability_lines(p: Any) -> list[str]:
+    """What held-out patients say about a signature, in two or three plain lines."""
+    lines = [
+        f"Predictability (H&E-predicted against measured, {p.n_pairs} held-out patients): "
+        f"R² {number(p.r2)}, r {number(p.r)}, within cohorts r {number(p.within_r)}"
+        + (f"; sites held out: R² {number(p.site_r2)}, within cohorts r {number(p.site_within_r)}"
+           if p.site_r2 is not None else "")
+    ]  # fmt: skip
+    if p.rank and p.of:
+        place = "as predictable as the best of" if p.rank == 1 else f"place {p.rank} among"
+        lines.append(f"  {place} {p.of} Hallmark sets of this database, by r within cohorts")
+    weak = {c: r for c, r in p.by_cohort.items() if r is not None and r < 0.2}
+    if weak:
+        named = ", ".join(f"{c} {r:.2f}" for c, r in weak.items())
+        lines.append(f"  weak within {named}")
+    return lines
+
+
+def coverage_line(coverage: Any) -> str:
+    """How many of a signature's genes the database holds, with the missing ones named."""
+    total = len(coverage.found) + len(coverage.missing)
+    line = f"Genes: {len(coverage.found)} of {total} in the database"
+    if coverage.missing:
+        from molquery.errors import some
+
+        line += f"; missing {some(coverage.missing, 8)}"
+    return line
+
+
+@contextmanager
+def progress_bar() -> Iterator[Tell]:
+    """A function (stage, done, total, text) that draws progress on stderr, if it is a terminal.
+
+    Off a terminal it writes one line per stage.
+    """
+    if not sys.stderr.isatty():
+        seen: set[str] = set()
+
+        def line(stage: str, done: int, total: int, text: str = "") -> None:
+            if stage not in seen:
+                seen.add(stage)
+                click.echo(f"{stage} …", err=True)
+
+        yield line
+        return
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (
+        TextColumn("{task.description:<22}"), BarColumn(),
+        TextColumn("{task.completed}/{task.total}"),
+        TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("{task.fields[text]}"),
+    )  # fmt: skip
+    with Progress(*columns, console=Console(stderr=True)) as bars:
+        tasks: dict[str, Any] = {}
+
+        def draw(stage: str, done: int, total: int, text: str = "") -> None:
+            if stage not in tasks:
+                tasks[stage] = bars.add_task(stage, total=total or None, text="")
+            bars.update(tasks[stage], completed=done, total=total or None, text=text)
+
+        yield draw
+
+
+def notes_lines(notes: Sequence[str]) -> list[str]:
+    """Notes as lines of their own."""
+    return [f"Note: {note}" for note in notes]

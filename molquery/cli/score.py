@@ -1,0 +1,56 @@
+"""molquery score."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from molquery.cli.options import open_engine, output_options, where_option
+from molquery.cli.render import emit, notes_lines
+
+
+@click.command(
+    epilog="\b\nExample:\n  molquery score collection.gmt --format parquet --output scores.parquet"
+)
+@click.argument("gmt", type=click.Path(path_type=Path), metavar="FILE.gmt")
+@where_option
+@click.option(
+    "--scoring",
+    type=click.Choice(["mean_z", "ssgsea", "rank"]),
+    default="mean_z",
+    show_default=True,
+    help="How profiles are scored.",
+)
+@click.option("--min-genes", type=click.IntRange(1), default=5, show_default=True)
+@output_options
+@click.pass_context
+def score(
+    ctx: click.Context,
+    gmt: Path,
+    where: str | None,
+    scoring: str,
+    min_genes: int,
+    format_: str | None,
+    output: Path | None,
+    overwrite: bool,
+) -> None:
+    """Score every slide for every gene set of a GMT file: one row per slide, one column per set."""
+    from molquery.genesets.gmt import read_gmt
+
+    signatures = read_gmt(gmt)
+    engine = open_engine(ctx)
+    from molquery.query.cohort import score as run
+
+    scores = run(engine, signatures, where=where, scoring=scoring, min_genes=min_genes)
+    skipped = [f"{name} ({why})" for name, why in scores.skipped.items()]
+    caption = [f"{len(signatures) - len(skipped)} of {len(signatures)} gene sets scored"]
+    caption += [f"Skipped, too few genes: {line}" for line in skipped]
+    emit(
+        scores.table,
+        provenance=scores.provenance,
+        format_=format_,
+        output=output,
+        overwrite=overwrite,
+        caption=[*caption, *notes_lines(scores.notes)],
+    )

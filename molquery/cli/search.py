@@ -1,0 +1,101 @@
+"""molquery search."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from molquery.cli.options import (
+    open_engine,
+    output_options,
+    read_signature,
+    signature_options,
+    where_option,
+)
+from molquery.cli.render import coverage_line, emit, notes_lines, predictability_lines
+
+
+@click.command(
+    epilog="\b\nExample:\n  molquery search --geneset HALLMARK_HYPOXIA -k 10\n"
+    "  molquery search --genes CD8A,CXCL9,-EPCAM --where \"cohort = 'TCGA-LUAD'\" --within cohort"
+)
+@signature_options
+@click.option("-k", default=20, show_default=True, type=click.IntRange(1), help="Slides to return.")
+@where_option
+@click.option("--within", metavar="COLUMN", help="Rank by the score standardised in each cohort.")
+@click.option(
+    "--method",
+    type=click.Choice(["soft-knn", "vector"]),
+    default="soft-knn",
+    show_default=True,
+    help="vector: an index finds candidates, soft-kNN scores them.",
+)
+@click.option(
+    "--scoring",
+    type=click.Choice(["mean_z", "ssgsea", "rank"]),
+    default="mean_z",
+    show_default=True,
+    help="How profiles are scored.",
+)
+@click.option(
+    "--null",
+    default=500,
+    show_default=True,
+    type=int,
+    metavar="N",
+    help="Random gene sets behind p and FDR; 0 for none.",
+)
+@click.option("--strict", is_flag=True, help="Refuse a signature that H&E hardly predicts.")
+@output_options
+@click.pass_context
+def search(
+    ctx: click.Context,
+    geneset: str | None,
+    genes: str | None,
+    down: str,
+    min_genes: int,
+    k: int,
+    where: str | None,
+    within: str | None,
+    method: str,
+    scoring: str,
+    null: int,
+    strict: bool,
+    format_: str | None,
+    output: Path | None,
+    overwrite: bool,
+) -> None:
+    """Rank slides by the predicted activity of a gene set. Scores are H&E-predicted."""
+    signature = read_signature(geneset, genes, down)
+    engine = open_engine(ctx)
+    from molquery.query.search import search as run
+
+    ranking = run(
+        engine,
+        signature,
+        k=k,
+        where=where,
+        within=within,
+        method=method,
+        scoring=scoring,
+        null=null,
+        min_genes=min_genes,
+        strict=strict,
+    )
+    shown = f"{ranking.hits.num_rows} of {ranking.n_ranked} slides, {signature.name}"
+    how = f"ranked within {within}" if within else "ranked over the whole archive"
+    emit(
+        ranking.hits,
+        provenance=ranking.provenance,
+        document=ranking.to_dict(),
+        format_=format_,
+        output=output,
+        overwrite=overwrite,
+        caption=[
+            f"\n{shown}, {how}. H&E-predicted, for research use only.",
+            coverage_line(ranking.coverage),
+            *predictability_lines(ranking.predictability),
+            *notes_lines(ranking.notes),
+        ],
+    )

@@ -1,0 +1,502 @@
+"""Files into the database: read, validate, upsert, and report every row.
+
+Everything is validated before anything is written, and each table changes in one commit: an ingest
+that fails leaves the database exactly as it was. Rows are hashed by content, so the same command
+twice changes nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from molquery import genes, readers, schema
+from molquery.barcodes import patient_of, site_of
+from molquery.database import Database, matrix_to_list
+from molquery.encoders import FEATURES_KIND, encoder_kind
+from molquery.errors import (
+    ColumnError,
+    DuplicateIdError,
+    InputError,
+    MismatchError,
+    some,
+)
+from molquery.records import IngestReport, MetadataReport
+from molquery.schema import PROFILES, SLIDES, TableSpec
+from molquery.space import SharedSpace, current_space
+from molquery.vectors import Matrix, check_rows
+
+Progress = Callable[[str, int, int], None]
+
+#: Expression scales that a database may hold; all but the z-score are read as they are.
+SCALES = ("log2", "ln", "log10", "counts", "tpm", "fpkm", "zscore")
+#: A later file must hold this share of the database's gene panel, or it is another kind of file.
+_PANEL_SHARE = 0.5
+
+
+def ingest_slides(
+    database: Database,
+    paths: Sequence[Path],
+    *,
+    options: readers.Options,
+    encoder: str | None = None,
+    kind: str | None = None,
+    skip_invalid: bool = False,
+    progress: Progress | None = None,
+) -> IngestReport:
+    """Upsert slide embeddings from files or directories; see `molquery.readers` for the formats.
+
+    Args:
+        encoder: name of the slide encoder, where the files do not say it themselves.
+        kind: 'embedding' or 'features' (NaN allowed), where the encoder's name does not tell.
+        skip_invalid: leave out rows with NaN, infinite or all-zero vectors, and report them.
+
+    Raises:
+        InputError: something is wrong with the files; the database is as it was.
+    """
+    parts: list[readers.Slides] = []
+    for path in paths:
+        for part in readers.read_slides(path, options):
+            parts.append(part)
+            if progress:
+                progress("reading slides", len(parts), 0)
+    skipped: dict[str, tuple[str, ...]] = {}
+    for part in parts:
+        for reason, ids in part.skipped.items():
+            skipped[reason] = (*skipped.get(reason, ()), *ids)
+    parts = [part for part in parts if part.ids]
+    if not parts:
+        raise InputError("no slide was found in the files given", found=some(paths))
+
+    encoder = _one_encoder(parts, encoder)
+    kind = encoder_kind(encoder, kind)
+    dims = {part.vectors.shape[1] for part in parts}
+    if len(dims) > 1:
+        raise MismatchError(
+            "the files hold vectors of different dimensions",
+            found=", ".join(f"{p.source}: {p.vectors.shape[1]}" for p in parts[:4]),
+            hint="ingest one encoder's files at a time",
+        )
+    ids = [i for part in parts for i in part.ids]
+    _check_unique(ids, "slide")
+    vectors = np.concatenate([part.vectors for part in parts])
+    facts = {"encoder": encoder, "kind": kind, "dim": vectors.shape[1]}
+    _check_facts(database, SLIDES, facts)
+    keep, invalid = check_rows(
+        vectors, ids, allow_nan=kind == FEATURES_KIND, skip_invalid=skip_invalid, noun="slide"
+    )
+    metadata = pa.concat_tables(
+        [_with_rows(part.metadata, len(part.ids)) for part in parts], promote_options="permissive"
+    )
+    rows, notes = _rows(SLIDES, ids, vectors, metadata, keep)
+    if kind == FEATURES_KIND and (missing := int(np.isnan(vectors[keep]).sum())):
+        affected = int(np.isnan(vectors[keep]).any(axis=1).sum())
+        notes.append(
+            f"{missing} missing feature values in {affected} slides are kept as missing; "
+            "the space imputes them"
+        )
+    space = current_space(database)
+    counts = database.upsert(SLIDES, _project(rows, SLIDES, space), facts)
+    return IngestReport(
+        table=SLIDES.name,
+        inserted=counts.inserted,
+        updated=counts.updated,
+        unchanged=counts.unchanged,
+        skipped={**skipped, **invalid},
+        sources=len(parts),
+        facts={k: str(v) for k, v in facts.items()},
+        notes=tuple(notes),
+    )
+
+
+def ingest_profiles(
+    database: Database,
+    paths: Sequence[Path],
+    *,
+    options: readers.Options,
+    scale: str,
+    skip_invalid: bool = False,
+    progress: Progress | None = None,
+) -> IngestReport:
+    """Upsert expression profiles; the first file fixes the database's gene panel and scale.
+
+    Gene identifiers become current symbols (`molquery.genes`). Counts, TPM and FPKM are stored as
+    log2(x + 1), and the report says so; a natural or decimal logarithm is rescaled to base 2.
+
+    Args:
+        scale: one of `SCALES`: the scale that the file's values are in.
+
+    Raises:
+        InputError: something is wrong with the files; the database is as it was.
+    """
+    if scale not in SCALES:
+        raise InputError(f"{scale} is not a known scale", hint=f"--scale {'|'.join(SCALES)}")
+    parts = []
+    for path in paths:
+        parts.append(readers.read_profiles(path, options))
+        if progress:
+            progress("reading profiles", len(parts), len(paths))
+    ids = [i for part in parts for i in part.ids]
+    if not ids:
+        raise InputError("no profile was found in the files given", found=some(paths))
+    _check_unique(ids, "profile")
+    notes = [note for part in parts for note in part.notes]
+
+    held = database.facts(PROFILES)["genes"] if database.has(PROFILES) else None
+    panel: list[str] | None = held
+    values: list[Matrix] = []
+    for part in parts:
+        names, matrix, said = current_symbols(part.genes, part.values)
+        notes += said
+        if panel is None:
+            panel = names
+        values.append(onto_panel(names, matrix, panel, part.source, notes))
+    assert panel is not None
+    raw = np.concatenate(values)
+    expression, stored, said = _to_stored_scale(raw, scale)
+    notes += said
+    facts = {"encoder": "expression", "scale": stored, "dim": len(panel), "genes": panel}
+    _check_facts(database, PROFILES, facts)
+    keep, invalid = check_rows(
+        expression, ids, allow_nan=True, skip_invalid=skip_invalid, noun="profile"
+    )
+    metadata = pa.concat_tables(
+        [_with_rows(part.metadata, len(part.ids)) for part in parts], promote_options="permissive"
+    )
+    rows, said = _rows(PROFILES, ids, expression, metadata, keep)
+    space = current_space(database)
+    counts = database.upsert(PROFILES, _project(rows, PROFILES, space), facts)
+    return IngestReport(
+        table=PROFILES.name,
+        inserted=counts.inserted,
+        updated=counts.updated,
+        unchanged=counts.unchanged,
+        skipped=invalid,
+        sources=len(parts),
+        facts={"genes": str(len(panel)), "scale": stored},
+        notes=tuple(notes + said),
+    )
+
+
+def ingest_metadata(database: Database, paths: Sequence[Path], *, on: str) -> MetadataReport:
+    """Join the columns of tables to slides and profiles that share the key column `on`.
+
+    `on` is `slide_id`, `profile_id`, `patient_id`, or any column that both sides hold. The columns
+    patient_id, cohort and site only fill gaps: a value that differs is kept as it is and counted.
+
+    Raises:
+        InputError: the key is missing or repeated, or nothing matches; the database is as it was.
+    """
+    table = pa.concat_tables(
+        [readers.read_table(path) for path in paths], promote_options="permissive"
+    )
+    if on not in table.schema.names:
+        raise ColumnError(
+            f"the metadata have no column {on}",
+            found=some(table.schema.names, 20),
+            hint="--on COLUMN names the column to join by",
+        )
+    keys = table[on].cast(pa.string())
+    table = table.set_column(table.schema.get_field_index(on), on, keys)
+    table = table.filter(keys.is_valid())
+    _check_unique(table[on].to_pylist(), on)
+    specs = [s for s in schema.TABLES.values() if database.has(s)]
+    specs = [s for s in specs if on in database.metadata_columns(s)]
+    if not specs:
+        raise ColumnError(
+            f"neither slides nor profiles have a column {on}",
+            found=some({c for s in schema.TABLES.values() if database.has(s)
+                        for c in database.metadata_columns(s)}, 20),
+            hint="--on slide_id or --on patient_id; ingest slides or profiles first",
+        )  # fmt: skip
+    columns = [
+        c for c in table.schema.names if c not in (on, SLIDES.key, PROFILES.key)
+        and not schema.is_internal(c)
+    ]  # fmt: skip
+    notes: list[str] = []
+    joined = {s.name: _join(database, s, table, on, columns, notes) for s in specs}
+    in_file = set(table[on].to_pylist())
+    in_database = {k for held, _, _ in joined.values() for k in held}
+    if not in_file & in_database:
+        raise InputError(
+            f"no {on} of the metadata is in the database",
+            found=f"in the file {some(sorted(in_file), 3)}; "
+            f"in the database {some(sorted(in_database), 3)}",
+        )
+    for spec in specs:
+        database.set_columns(spec, spec.key, joined[spec.name][1])
+    lost, alone = sorted(in_file - in_database), sorted(in_database - in_file)
+    return MetadataReport(
+        columns=tuple(columns),
+        matched={
+            name: (n, database.count(schema.TABLES[name])) for name, (_, _, n) in joined.items()
+        },
+        unmatched_file=tuple(lost[:3]),
+        unmatched_database=tuple(alone[:3]),
+        n_unmatched_file=len(lost),
+        n_unmatched_database=len(alone),
+        notes=tuple(notes),
+    )
+
+
+def _join(
+    database: Database, spec: TableSpec, table: pa.Table, on: str, columns: list[str],
+    notes: list[str],
+) -> tuple[set[str], pa.Table, int]:  # fmt: skip
+    """Keys held by a table, the columns to set on its matched rows, and how many rows match."""
+    recognised = [c for c in (schema.PATIENT, schema.COHORT, schema.SITE) if c in columns]
+    held = database.read(spec, [spec.key, on, *recognised])
+    row_of = {k: i for i, k in enumerate(table[on].to_pylist())}
+    keys = held[on].to_pylist()
+    take = [row_of.get(k) for k in keys]
+    matched = pa.array([t is not None for t in take])
+    chosen = table.take(pa.array([t for t in take if t is not None], pa.int64()))
+    values: dict[str, Any] = {spec.key: held[spec.key].filter(matched)}
+    for column in columns:
+        fresh = chosen[column]
+        if column in recognised:
+            old = held[column].filter(matched).to_pylist()
+            new = [None if v is None else str(v) for v in fresh.to_pylist()]
+            differ = sum(
+                a is not None and b is not None and a != b for a, b in zip(old, new, strict=True)
+            )
+            if differ:
+                notes.append(
+                    f"{column} differs for {differ} {spec.name}: kept as ingested with them"
+                )
+            fresh = pa.array(
+                [b if a is None else a for a, b in zip(old, new, strict=True)], pa.string()
+            )
+        values[column] = fresh
+    return {k for k in keys if k is not None}, pa.table(values), len(chosen)
+
+
+def _one_encoder(parts: Sequence[readers.Slides], encoder: str | None) -> str:
+    named = sorted({part.encoder for part in parts if part.encoder})
+    if encoder is None and len(named) == 1 and all(part.encoder for part in parts):
+        return named[0]
+    if encoder is None:
+        raise MismatchError(
+            "the files hold embeddings of several encoders" if len(named) > 1
+            else "the files do not say which encoder made the vectors",
+            found=", ".join(named) or "no encoder name",
+            hint="--encoder NAME (titan, prism, conch …), one encoder at a time",
+        )  # fmt: skip
+    if any(name.lower() != encoder.lower() for name in named):
+        raise MismatchError(
+            f"--encoder {encoder} is not what the files say", found=", ".join(named)
+        )
+    return encoder
+
+
+def _check_unique(ids: Sequence[str], noun: str) -> None:
+    if len(set(ids)) != len(ids):
+        twice = [i for i, n in Counter(ids).items() if n > 1]
+        raise DuplicateIdError(
+            f"{len(twice)} {noun} ids appear more than once",
+            found=some(twice, 3),
+            hint="every row needs an id of its own; --id COLUMN chooses another column",
+        )
+
+
+def _check_facts(database: Database, spec: TableSpec, facts: Mapping[str, Any]) -> None:
+    if not database.has(spec):
+        return
+    held = database.facts(spec)
+    for name in ("encoder", "kind", "scale", "dim"):
+        if name in facts and held.get(name) != facts[name]:
+            raise MismatchError(
+                f"the {spec.name} of this database have another {name}",
+                found=f"{name} {facts[name]} in the file; {held.get(name)} in the database",
+                hint="one database holds one encoder and one scale: make another with "
+                "molquery --db OTHER init",
+            )
+
+
+def check_vectors(vectors: Matrix, ids: Sequence[str], *, kind: str) -> None:
+    """Refuse slide vectors that hold NaN (unless they are features), infinity or only zeros."""
+    check_rows(vectors, ids, allow_nan=kind == FEATURES_KIND, skip_invalid=False, noun="slide")
+
+
+def _with_rows(metadata: pa.Table, n: int) -> pa.Table:
+    """The metadata with at least one column, so that its row count is kept."""
+    return (
+        metadata if metadata.num_columns else pa.table({schema.PATIENT: pa.nulls(n, pa.string())})
+    )
+
+
+def _rows(
+    spec: TableSpec, ids: Sequence[str], vectors: Matrix, metadata: pa.Table, keep: Any
+) -> tuple[pa.Table, list[str]]:
+    """The table's rows from ids, vectors and metadata; ids and barcodes fill what is missing."""
+    notes: list[str] = []
+
+    def text(column: str) -> list[str | None]:
+        if column not in metadata.schema.names:
+            return [None] * len(ids)
+        return [None if v is None else str(v) for v in metadata[column].to_pylist()]
+
+    patients, sites = text(schema.PATIENT), text(schema.SITE)
+    if None in patients:
+        barcodes = [patient_of(i) for i in ids]
+        own = sum(p is None and b is None for p, b in zip(patients, barcodes, strict=True))
+        if own:
+            notes.append(
+                f"{own} {spec.name} name no patient: each counts as a patient of its own "
+                "(splits are by patient, so say --id or add a patient_id column if that is wrong)"
+            )
+        patients = [p or b or i for p, b, i in zip(patients, barcodes, ids, strict=True)]
+    sites = [s or site_of(p or "") for s, p in zip(sites, patients, strict=True)]
+    own_columns = (spec.key, schema.PATIENT, schema.COHORT, schema.SITE)
+    extra = [c for c in metadata.schema.names if c not in own_columns and not schema.is_internal(c)]
+    extra = [c for c in extra if c not in (SLIDES.key, PROFILES.key)]
+    columns: dict[str, Any] = {
+        spec.key: pa.array(ids, pa.string()),
+        schema.PATIENT: pa.array(patients, pa.string()),
+        schema.COHORT: pa.array(text(schema.COHORT), pa.string()),
+        schema.SITE: pa.array(sites, pa.string()),
+    }
+    told = pa.table({**columns, **{c: metadata[c] for c in extra}})
+    columns[schema.CONTENT_HASH] = pa.array(_hashes(told, vectors), pa.string())
+    columns[spec.vector] = matrix_to_list(vectors)
+    rows = pa.table(columns, schema=spec.schema(vectors.shape[1]))
+    for name in extra:
+        column = metadata[name]
+        rows = rows.append_column(
+            name, column.cast(pa.string()) if pa.types.is_null(column.type) else column
+        )
+    return rows.filter(pa.array(keep)), notes
+
+
+def _hashes(told: pa.Table, vectors: Matrix) -> list[str]:
+    """A content hash per row, over its metadata as text and the bytes of its vector."""
+    columns = [told[name].to_pylist() for name in told.schema.names]
+    names = repr(told.schema.names).encode()
+    return [
+        hashlib.blake2b(names + repr(row).encode() + vector.tobytes(), digest_size=16).hexdigest()
+        for row, vector in zip(zip(*columns, strict=True), vectors, strict=True)
+    ]
+
+
+def _project(rows: pa.Table, spec: TableSpec, space: SharedSpace | None) -> pa.Table:
+    """The rows with their shared-space vectors, where the database has a space already."""
+    if space is None:
+        return rows
+    from molquery.database import list_to_matrix
+
+    vectors = list_to_matrix(rows[spec.vector])
+    if spec is SLIDES:
+        shared = space.project_slides(vectors, rows[schema.COHORT].to_pylist())
+    else:
+        shared = space.project_profiles(vectors)
+    return rows.append_column(schema.shared_column(space.space_id), matrix_to_list(shared))
+
+
+def current_symbols(names: Sequence[str], values: Matrix) -> tuple[list[str], Matrix, list[str]]:
+    """Current gene symbols, one column each.
+
+    Of columns with the same current symbol, one that carries it already is kept before a renamed
+    one (the other may be a gene of its own that was merged since), then the higher mean.
+    """
+    resolved = genes.resolve(names)
+    notes = []
+    current = [s or n for s, n in zip(resolved.symbols, names, strict=True)]
+    dropped = set(resolved.dropped)
+    usable = [i for i, n in enumerate(names) if n not in dropped and n]
+    best: dict[str, int] = {}
+    with np.errstate(invalid="ignore"):
+        counts = np.maximum((~np.isnan(values)).sum(axis=0), 1)
+        means = np.nansum(values, axis=0, dtype=np.float64) / counts
+    preference = [(n not in resolved.renamed, means[i]) for i, n in enumerate(names)]
+    for i in usable:
+        kept = best.get(current[i])
+        if kept is None or preference[i] > preference[kept]:
+            best[current[i]] = i
+    order = sorted(best.values())
+    if resolved.renamed:
+        pairs = [f"{old} -> {new}" for old, new in resolved.renamed.items()]
+        notes.append(f"{len(pairs)} genes renamed to current symbols: {some(pairs, 3)}")
+    if len(order) < len(usable):
+        notes.append(
+            f"{len(usable) - len(order)} gene columns are duplicates of another after renaming: "
+            "one of each is kept (the current name first, then the higher mean)"
+        )
+    if dropped:
+        notes.append(f"{len(dropped)} pseudo-autosomal (_PAR_Y) gene columns left out")
+    if resolved.ambiguous:
+        notes.append(
+            f"{len(resolved.ambiguous)} ambiguous gene names kept as they are: "
+            f"{some(resolved.ambiguous, 3)}"
+        )
+    if resolved.unknown:
+        notes.append(
+            f"{len(resolved.unknown)} gene names unknown to the gene table kept as they are: "
+            f"{some(resolved.unknown, 3)}"
+        )
+    if resolved.date_damaged:
+        notes.append(
+            f"WARNING: {len(resolved.date_damaged)} gene names look like dates (damaged by a "
+            f"spreadsheet): {some(resolved.date_damaged, 5)}"
+        )
+    return [current[i] for i in order], np.ascontiguousarray(values[:, order]), notes
+
+
+def onto_panel(
+    names: list[str], values: Matrix, panel: list[str], source: str, notes: list[str]
+) -> Matrix:
+    """Values in the order of the database's gene panel; genes that the file lacks are NaN."""
+    if names == panel:
+        return values
+    position = {name: i for i, name in enumerate(names)}
+    shared = [(i, position[g]) for i, g in enumerate(panel) if g in position]
+    if len(shared) < _PANEL_SHARE * len(panel):
+        raise MismatchError(
+            f"{source} holds only {len(shared)} of the {len(panel)} genes of this database",
+            found=f"in the file {some(names, 3)}; in the database {some(panel, 3)}",
+            hint="profiles of another gene panel need a database of their own",
+        )
+    out = np.full((len(values), len(panel)), np.nan, dtype=np.float32)
+    ours, theirs = (list(x) for x in zip(*shared, strict=True))
+    out[:, ours] = values[:, theirs]
+    lacking, extra = len(panel) - len(shared), len(names) - len(shared)
+    if lacking or extra:
+        notes.append(
+            f"{source}: {lacking} genes of the database's panel are missing from it (stored as "
+            f"missing), {extra} genes outside the panel left out"
+        )
+    return out
+
+
+def _to_stored_scale(values: Matrix, scale: str) -> tuple[Matrix, str, list[str]]:
+    """Values as they are stored, the name of the stored scale, and what was done to them."""
+    low, high = float(np.nanmin(values)), float(np.nanmax(values))
+    if scale == "zscore":
+        return values, "zscore", []
+    if low < 0:
+        raise InputError(
+            f"the file has negative values, so its scale is not {scale}",
+            found=f"values from {low:.3g} to {high:.3g}",
+            hint="--scale zscore if these are z-scores",
+        )
+    if scale in ("log2", "ln", "log10"):
+        if high > 60:
+            raise InputError(
+                f"the values are too large to be logarithms ({scale})",
+                found=f"values up to {high:.4g}",
+                hint="--scale counts, --scale tpm or --scale fpkm",
+            )
+        factor = {"log2": 1.0, "ln": 1.0 / np.log(2), "log10": np.log2(10)}[scale]
+        notes = [] if scale == "log2" else [f"{scale}(x + 1) rescaled to log2(x + 1)"]
+        return (values * np.float32(factor)).astype(np.float32), "log2", notes
+    if scale == "counts":
+        whole = np.nansum(values.astype(np.float64), axis=1, keepdims=True)
+        whole[whole == 0] = 1.0
+        stored = np.log2(1 + values / whole * 1e4).astype(np.float32)
+        return stored, "log2-cp10k", ["counts stored as log2(1 + counts per 10,000)"]
+    return np.log2(1 + values), f"log2-{scale}", [f"{scale} stored as log2(1 + {scale})"]

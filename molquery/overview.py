@@ -1,0 +1,52 @@
+"""What a database holds, in a flat description."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+from molquery import index, schema
+from molquery.database import Database
+from molquery.schema import PROFILES, SLIDES
+from molquery.space import space_facts
+
+
+def overview(database: Database) -> dict[str, Any]:
+    """Tables with versions and cohorts, encoder, scale, pairs, the space and the indexes."""
+    manifest = database.manifest()
+    out: dict[str, Any] = {
+        "database": str(database.path),
+        "format version": manifest["format_version"],
+    }
+    patients: dict[str, set[str]] = {}
+    for spec in (SLIDES, PROFILES):
+        if not database.has(spec):
+            out[spec.name] = 0
+            continue
+        table = database.read(spec, [schema.PATIENT, schema.COHORT])
+        facts = database.facts(spec)
+        out[spec.name] = table.num_rows
+        patients[spec.name] = {p for p in table[schema.PATIENT].to_pylist() if p}
+        out[f"{spec.name}: patients"] = len(patients[spec.name])
+        counts = Counter(c or "(none)" for c in table[schema.COHORT].to_pylist())
+        out[f"{spec.name}: cohorts"] = dict(sorted(counts.items()))
+        shown = ("encoder", "kind", "dim") if spec is SLIDES else ("scale", "dim")
+        names = {"dim": "dimensions" if spec is SLIDES else "genes"}
+        for name in shown:
+            out[f"{spec.name}: {names.get(name, name)}"] = facts[name]
+        out[f"{spec.name}: columns"] = database.metadata_columns(spec)
+        out[f"{spec.name}: version"] = database.version(spec)
+    if len(patients) == 2:
+        out["patients with both"] = len(patients[SLIDES.name] & patients[PROFILES.name])
+    facts_of_space = space_facts(database)
+    if facts_of_space is None:
+        out["space"] = "none yet: molquery align"
+    else:
+        entry = manifest["spaces"]["default"]
+        out["space"] = entry["space_id"][:12]
+        for name in ("method", "dim", "n_pairs", "split_on"):
+            out[f"space: {name}"] = facts_of_space[name]
+    for key, entry in sorted(manifest["indexes"].items()):
+        state = index.why_stale(database, entry, manifest) or "current"
+        out[f"index {key}"] = f"{entry['factory']}, recall@10 {entry['recall_at_10']:.3f}, {state}"
+    return out

@@ -1,0 +1,1 @@
+"""Questions to a database: search by signature, score, and retrieve across modalities."""

@@ -1,0 +1,194 @@
+"""What every query needs, loaded once for one state of a database.
+
+An engine is a snapshot: it reads each table at one version, so a query sees one consistent state
+from start to end, however the database changes meanwhile.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from molquery import __version__, schema
+from molquery.database import Database, list_to_matrix
+from molquery.errors import ColumnError, DatabaseError, OutputError, some
+from molquery.evaluate.held_out import SPECTRUM_GENES, HeldOutPairs, predictabilities
+from molquery.genesets import collections
+from molquery.predict import PATIENT_SCHEME, Operator, compute_operators, store_operators
+from molquery.predict import stored_operators as _stored
+from molquery.records import Predictability, Provenance
+from molquery.reference import DEFAULT_SCORING, Reference
+from molquery.schema import PROFILES, SLIDES
+from molquery.space import DEFAULT_SPACE, need_space, not_aligned, space_facts
+from molquery.vectors import Bools, Float, Matrix, Strings
+
+
+class Engine:
+    """A snapshot of a database, ready to answer.
+
+    Raises:
+        NotReadyError: slides, profiles or the space are missing; says what to run.
+    """
+
+    def __init__(self, database: Database) -> None:
+        facts = space_facts(database)
+        if facts is None:
+            raise not_aligned(database)
+        self.database = database
+        self.facts: dict[str, Any] = facts
+        self.space_id = str(database.manifest()["spaces"][DEFAULT_SPACE]["space_id"])
+        self._slides = database.dataset(SLIDES)
+        self._profiles = database.dataset(PROFILES)
+        table = database.read(
+            SLIDES, list(dict.fromkeys([SLIDES.key, schema.PATIENT, schema.COHORT,
+                                        facts["settings"]["pair_on"]])), dataset=self._slides
+        )  # fmt: skip
+        self.slide_ids: Strings = _text(table[SLIDES.key])
+        self.patients: Strings = _text(table[schema.PATIENT])
+        self.cohorts: Strings = _text(table[schema.COHORT])
+        self._pair_keys: Strings = _text(table[facts["settings"]["pair_on"]])
+        self.notices: list[str] = []
+        #: p of searches already made: (signature hash, random sets, scoring) -> (n_slides,)
+        self.null_p: dict[tuple[str, int, str], Float] = {}
+
+    @property
+    def state(self) -> tuple[str, int, int]:
+        """What identifies the snapshot: the space and the two table versions."""
+        return (self.space_id, int(self._slides.version), int(self._profiles.version))
+
+    @cached_property
+    def reference(self) -> Reference:
+        """The expression profiles that signatures are scored in."""
+        return Reference(self.database, self._profiles)
+
+    @cached_property
+    def operators(self) -> dict[str, Operator]:
+        """The prediction weights by fold scheme: the stored ones, or computed anew when stale."""
+        operators = _stored(self.database, self.space_id)
+        if operators is not None:
+            return operators
+        space = need_space(self.database)
+        operators = compute_operators(self.database, space)
+        try:
+            store_operators(self.database, space, operators)
+        except (DatabaseError, OutputError):
+            self.notices.append("the prediction weights were computed anew and could not be stored")
+        return operators
+
+    @property
+    def operator(self) -> Operator:
+        """The prediction weights of every slide: held out for patients with RNA."""
+        return self.operators[PATIENT_SCHEME]
+
+    def predict(self, scores: Float) -> Float:
+        """Predicted scores (n_slides, S) from reference scores (n_reference, S)."""
+        return self.operator.apply(scores)
+
+    @cached_property
+    def held_out(self) -> Bools:
+        """(n_slides,) slides that a model predicts which has not seen their patient."""
+        return np.asarray(self.operator.model >= 0)
+
+    @cached_property
+    def pairs(self) -> HeldOutPairs:
+        """The pairs of slide and profile that were held out in some fold."""
+        pair_on = self.facts["settings"]["pair_on"]
+        table = self.database.read(PROFILES, [PROFILES.key, pair_on], dataset=self._profiles)
+        rows_of: dict[str, list[int]] = {}
+        for j, key in enumerate(_text(table[pair_on])):
+            if key:
+                rows_of.setdefault(str(key), []).append(j)
+        both = [
+            (i, j)
+            for i in np.flatnonzero(self.held_out)
+            for j in rows_of.get(str(self._pair_keys[i]), [])
+        ]
+        slide, profile = (np.array(side, dtype=np.int64) for side in zip(*both, strict=True))
+        return HeldOutPairs.of(slide, profile, self.cohorts)
+
+    @cached_property
+    def spectrum(self) -> dict[str, Predictability]:
+        """Predictability of every Hallmark set with enough genes in the panel, best first."""
+        scored = self.reference.score(collections.hallmark())
+        keep = [i for i, m in enumerate(scored.matches) if len(m.positions) >= SPECTRUM_GENES]
+        if not keep:
+            return {}
+        found = predictabilities(self.operators, self.pairs, scored.scores[:, keep])
+        named = zip([scored.signatures[i].name for i in keep], found, strict=True)
+        return dict(sorted(named, key=lambda item: (-_key(item[1]), item[0])))
+
+    def predictability(self, scores: Float) -> Predictability:
+        """Held-out quality of one signature, with its place among the Hallmark sets."""
+        found = predictabilities(self.operators, self.pairs, scores[:, :1])[0]
+        better = sum(_key(other) > _key(found) for other in self.spectrum.values())
+        of = len(self.spectrum)
+        return replace(found, rank=better + 1 if of else None, of=of or None)
+
+    @cached_property
+    def slide_vectors(self) -> Matrix:
+        """(n_slides, dim) shared vectors of the slides, by the final model."""
+        return self._shared(SLIDES, self._slides)
+
+    @cached_property
+    def profile_vectors(self) -> Matrix:
+        """(n_reference, dim) shared vectors of the profiles."""
+        return self._shared(PROFILES, self._profiles)
+
+    @cached_property
+    def profile_index_vectors(self) -> Matrix:
+        """(n_reference, dim + 1): profile vectors, and minus their hubness as a last coordinate.
+
+        The inner product with [x, 1] is the hubness-corrected similarity to a slide x, and with
+        [r, 0] the cosine to another profile.
+        """
+        hubs = need_space(self.database).final.hubness(self.profile_vectors)
+        return np.hstack([self.profile_vectors, -hubs[:, None]])
+
+    def _shared(self, spec: schema.TableSpec, dataset: Any) -> Matrix:
+        column = schema.shared_column(self.space_id)
+        table = self.database.read(spec, [column], dataset=dataset)
+        return list_to_matrix(table[column])
+
+    def slide_column(self, name: str) -> Strings:
+        """A metadata column of the slides as text; missing values are the empty string."""
+        held = self.database.metadata_columns(SLIDES)
+        if name not in held:
+            raise ColumnError(f"slides have no column {name}", found=some(held, 30))
+        table = self.database.read(SLIDES, [name], dataset=self._slides)
+        return _text(table[name])
+
+    def slides_where(self, where: str | None) -> Bools:
+        """(n_slides,) mask of the slides that satisfy a SQL filter over the metadata."""
+        if where is None:
+            return np.ones(len(self.slide_ids), dtype=bool)
+        table = self.database.read(SLIDES, [SLIDES.key], where=where, dataset=self._slides)
+        return np.isin(self.slide_ids, _text(table[SLIDES.key]))
+
+    def provenance(self, method: str, parameters: dict[str, Any], **more: Any) -> Provenance:
+        """Where a result of this snapshot comes from."""
+        return Provenance(
+            database=str(self.database.path),
+            molquery=__version__,
+            table_versions={
+                SLIDES.name: int(self._slides.version),
+                PROFILES.name: int(self._profiles.version),
+            },
+            space=DEFAULT_SPACE,
+            space_id=self.space_id,
+            method=method,
+            parameters={"scoring": DEFAULT_SCORING, **parameters},
+            **more,
+        )
+
+
+def _key(p: Predictability) -> float:
+    """What the spectrum is ordered by: the within-cohort correlation, or the pooled one."""
+    value = p.within_r if p.within_r is not None else p.r
+    return -2.0 if value is None else value
+
+
+def _text(column: Any) -> Strings:
+    return np.array(["" if v is None else str(v) for v in column.to_pylist()], dtype=str)

@@ -1,0 +1,248 @@
+"""Cross-modal retrieval: the slides or profiles nearest to a slide, a profile or a file of them."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from molquery import index, ingest, readers
+from molquery.errors import IndexFileError, InputError, some
+from molquery.query.engine import Engine
+from molquery.records import Provenance
+from molquery.schema import PROFILES, SLIDES, TABLES, TableSpec
+from molquery.space import DEFAULT_SPACE, need_space
+from molquery.vectors import Bools, Matrix, Strings
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """The nearest rows of each query, best first; `hits` has one row per query and neighbour."""
+
+    hits: pa.Table
+    provenance: Provenance
+    notes: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything as plain values."""
+        return {
+            "hits": self.hits.to_pylist(),
+            "notes": list(self.notes),
+            "provenance": asdict(self.provenance),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class _Queries:
+    source: TableSpec
+    ids: tuple[str, ...]
+    patients: tuple[str, ...]
+    vectors: Matrix
+    known: bool  # rows of the database itself, which must not find themselves
+
+
+def retrieve(
+    engine: Engine,
+    query: str,
+    *,
+    to: str,
+    source: str | None = None,
+    k: int = 10,
+    where: str | None = None,
+    options: readers.Options | None = None,
+    use_index: bool = True,
+) -> Neighbours:
+    """The k nearest slides or profiles of a query, in the shared space.
+
+    The similarity is the cosine; between a slide and profiles the hubness of each profile is taken
+    off it, as in the measured retrieval (`Model.hubness`).
+
+    Args:
+        query: the id of a slide or profile, or a file of slide embeddings or expression profiles.
+        to: 'slides' or 'profiles'.
+        source: which of the two the query is, where an id is both or a file does not tell.
+        where: SQL filter over the metadata of what is retrieved.
+        options: how to read a query file.
+
+    Raises:
+        InputError: the id is in neither table or in both, or the file does not fit.
+    """
+    if to not in TABLES:
+        raise InputError(f"--to must be slides or profiles, not {to}")
+    if k < 1:
+        raise InputError("k must be at least 1", found=str(k))
+    target = TABLES[to]
+    notes: list[str] = []
+    queries = _queries(engine, query, source, options or readers.Options(), notes)
+    ids, patients, cohorts, vectors = _targets(engine, target)
+    left, right = _oriented(engine, queries, target, vectors)
+    allowed: Bools | None = None
+    if where is not None:
+        table = engine.database.read(target, [target.key], where=where)
+        allowed = np.isin(ids, _texts(table[target.key]))
+    spare = 1 if queries.known and queries.source is target else 0
+    name = None
+    try:
+        if not use_index:
+            raise IndexFileError("the index was not asked for")
+        loaded = index.load_current(engine.database, DEFAULT_SPACE, target)
+        name = loaded.key
+        scores, found = loaded.search(left, k + spare, allowed)
+    except IndexFileError as error:
+        if use_index:
+            notes.append(f"exact scan instead of an index: {error.what}")
+        scores, found = index.exact(right, left, k + spare, allowed)
+    rows: dict[str, list[Any]] = {c: [] for c in _columns(target)}
+    for q, query_id in enumerate(queries.ids):
+        mine = [
+            (-float(s), str(ids[j]), int(j))
+            for s, j in zip(scores[q], found[q], strict=True)
+            if j >= 0 and not (spare and ids[j] == query_id)
+        ]
+        for rank, (similarity, _, j) in enumerate(sorted(mine)[:k], start=1):
+            same = bool(patients[j]) and patients[j] == queries.patients[q]
+            values = (query_id, rank, ids[j], patients[j], cohorts[j] or None, -similarity, same)
+            for column, value in zip(rows, values, strict=True):
+                rows[column].append(str(value) if isinstance(value, np.str_) else value)
+    if queries.known and queries.source is not target and any(rows["same_patient"]):
+        notes.append(
+            "rows of the query's own patient were in the training pairs: that they are near says "
+            "nothing; molquery evaluate prints retrieval of held-out patients"
+        )
+    if not rows["rank"]:
+        notes.append(f"no other {target.noun} satisfies the filter")
+    provenance = engine.provenance(
+        "cosine", {"query": query, "from": queries.source.name, "to": to, "k": k, "where": where},
+        index=name,
+    )  # fmt: skip
+    return Neighbours(pa.table(rows), provenance, tuple(notes))
+
+
+def _columns(target: TableSpec) -> tuple[str, ...]:
+    return ("query", "rank", target.key, "patient_id", "cohort", "similarity", "same_patient")
+
+
+def _oriented(
+    engine: Engine, queries: _Queries, target: TableSpec, vectors: Matrix
+) -> tuple[Matrix, Matrix]:
+    """Query and target vectors whose inner product is the similarity."""
+    if target is SLIDES:
+        return queries.vectors, vectors
+    bias = np.float32(1.0 if queries.source is SLIDES else 0.0)
+    extra = np.full((len(queries.vectors), 1), bias, np.float32)
+    return np.hstack([queries.vectors, extra]), engine.profile_index_vectors
+
+
+def _targets(engine: Engine, spec: TableSpec) -> tuple[Strings, Strings, Strings, Matrix]:
+    if spec is SLIDES:
+        return engine.slide_ids, engine.patients, engine.cohorts, engine.slide_vectors
+    reference = engine.reference
+    return reference.ids, reference.patients, reference.cohorts, engine.profile_vectors
+
+
+def _queries(
+    engine: Engine, query: str, source: str | None, options: readers.Options, notes: list[str]
+) -> _Queries:
+    """The query vectors, from an id of the database or from a file."""
+    found = {
+        spec.name: np.flatnonzero(_targets(engine, spec)[0] == query)
+        for spec in (SLIDES, PROFILES)
+        if source in (None, spec.name)
+    }
+    hits = [name for name, rows in found.items() if len(rows)]
+    if len(hits) == 1:
+        spec = TABLES[hits[0]]
+        _, patients, _, vectors = _targets(engine, spec)
+        row = int(found[spec.name][0])
+        return _Queries(spec, (query,), (str(patients[row]),), vectors[[row]], known=True)
+    if len(hits) == 2:
+        raise InputError(
+            f"{query} is the id of a slide and of a profile",
+            hint="--from slides or --from profiles",
+        )
+    path = Path(query)
+    if path.exists():
+        return _from_file(engine, path, source, options, notes)
+    near = _near(query, engine.slide_ids, engine.reference.ids)
+    raise InputError(
+        f"{query} is neither a slide, a profile, nor a file",
+        found=f"slides such as {some(engine.slide_ids[:2])}; "
+        f"profiles such as {some(engine.reference.ids[:2])}",
+        hint=f"did you mean {near}?" if near else None,
+    )
+
+
+def _near(query: str, *lists: Strings) -> str | None:
+    import difflib
+
+    for ids in lists:
+        close = difflib.get_close_matches(query, ids.tolist(), n=1, cutoff=0.8)
+        if close:
+            return str(close[0])
+    return None
+
+
+def _from_file(
+    engine: Engine, path: Path, source: str | None, options: readers.Options, notes: list[str]
+) -> _Queries:
+    space = need_space(engine.database)
+    if source != PROFILES.name:
+        try:
+            slides = list(readers.read_slides(path, options))
+        except InputError:
+            if source == SLIDES.name:
+                raise
+            slides = []
+        vectors = [part.vectors for part in slides if part.ids]
+        dims = {v.shape[1] for v in vectors}
+        if dims == {space.facts["slide_dim"]} or (source == SLIDES.name and vectors):
+            for part in slides:
+                if part.encoder and part.encoder.lower() != str(space.facts["encoder"]).lower():
+                    raise InputError(
+                        f"{part.source} holds {part.encoder} embeddings",
+                        found=f"this database holds {space.facts['encoder']}",
+                    )
+            ids = tuple(i for part in slides for i in part.ids)
+            raw = np.concatenate(vectors)
+            ingest.check_vectors(raw, ids, kind=str(space.facts["kind"]))
+            cohorts = [
+                c
+                for part in slides
+                for c in (
+                    part.metadata["cohort"].to_pylist()
+                    if "cohort" in part.metadata.schema.names
+                    else [None] * len(part.ids)
+                )
+            ]
+            projected = space.project_slides(raw, cohorts)
+            return _Queries(SLIDES, ids, tuple(_patients(ids)), projected, known=False)
+        if source is None and dims:
+            notes.append(
+                f"{path.name} read as expression: its vectors have dimension "
+                f"{some(sorted(dims))}, slides here {space.facts['slide_dim']}"
+            )
+    profiles = readers.read_profiles(path, options)
+    names, values, said = ingest.current_symbols(profiles.genes, profiles.values)
+    matrix = ingest.onto_panel(names, values, engine.reference.genes, profiles.source, notes)
+    del said
+    notes.append(
+        f"{path.name} is taken to be on the database's scale, "
+        f"{engine.database.facts(PROFILES)['scale']}"
+    )
+    vectors_out = space.project_profiles(matrix)
+    return _Queries(
+        PROFILES, profiles.ids, tuple(_patients(profiles.ids)), vectors_out, known=False
+    )
+
+
+def _patients(ids: tuple[str, ...]) -> list[str]:
+    from molquery.barcodes import patient_of
+
+    return [patient_of(i) or i for i in ids]
+
+
+def _texts(column: Any) -> Strings:
+    return np.array([str(v) for v in column.to_pylist()], dtype=str)

@@ -1,0 +1,28 @@
+"""A signature as one vector of the shared space, so that an index can rank by inner product."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from molquery.vectors import Float, Matrix
+
+_RIDGE = 1e-2  # of the mean squared coordinate: the space is whitened enough to need little
+_SAMPLE = 20_000  # slides that the surrogate is fitted on, evenly spaced over the archive
+
+
+def signature_vector(slide_vectors: Matrix, scores: Float) -> Float:
+    """The unit vector (dim,) whose inner product with slides follows their scores best.
+
+    The linear surrogate of the soft-kNN prediction: the ridge regression of scores (n_slides,) on
+    shared vectors (n_slides, dim), both centred, over a sample of the archive. All zeros where the
+    scores do not vary.
+    """
+    step = max(1, len(scores) // _SAMPLE)
+    x = slide_vectors[::step].astype(np.float64)
+    y = scores[::step] - scores[::step].mean()
+    x = x - x.mean(axis=0)
+    gram = x.T @ x
+    gram[np.diag_indices_from(gram)] += _RIDGE * np.trace(gram) / len(gram) + 1e-12
+    vector = np.linalg.solve(gram, x.T @ y)
+    norm = float(np.linalg.norm(vector))
+    return np.asarray(vector / norm if norm > 0 else vector)

@@ -1,0 +1,196 @@
+"""AnnData files: one slide, or one expression profile, per observation.
+
+Only the parts that are asked for are read, not the whole object; anndata loads with the first file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from molquery.errors import ColumnError, FileFormatError, some
+from molquery.readers import columns, hdf5, orientation
+from molquery.readers.base import Options, Profiles, Reader, Slides
+from molquery.readers.detect import reading
+from molquery.readers.profile_table import finish
+from molquery.vectors import Matrix
+
+# Made from the vectors, for plots; never the vectors themselves.
+DERIVED = ("X_pca", "X_umap", "X_tsne", "X_draw_graph_fr", "X_diffmap", "spatial")
+
+GENE_COLUMNS = ("gene_symbol", "gene_symbols", "gene_name", "gene_names", "symbol", "feature_name")
+
+
+def sniff(path: Path, head: bytes) -> bool:
+    """True for HDF5 with the groups of an AnnData object."""
+    return head.startswith(hdf5.MAGIC) and hdf5.layout(path) == hdf5.ANNDATA
+
+
+def load_slides(path: Path, options: Options) -> Slides:
+    """Slides, with vectors from `X` or from `obsm[options.vector]`.
+
+    Raises:
+        ColumnError: a key or column is missing, or several could hold the vectors.
+        FileFormatError: the file is damaged.
+    """
+    with hdf5.open_file(path) as file:
+        key = _vector_key(file, path, options)
+        vectors = _matrix(_element(file, "X" if key == "X" else f"obsm/{key}", path), key, path)
+        obs = _element(file, "obs", path)
+        encoder = _encoder(file, path)
+    ids, metadata = _ids_and_metadata(obs, path, options, columns.SLIDE_IDS)
+    return Slides(ids, vectors, encoder, metadata, {}, str(path))
+
+
+def load_profiles(path: Path, options: Options) -> Profiles:
+    """Profiles, with values from `X` or a layer, and genes from the index or a column of `var`.
+
+    Raises:
+        ColumnError: a layer or column is missing.
+        FileFormatError: the file is damaged, or holds its genes in `obs`.
+    """
+    with hdf5.open_file(path) as file:
+        key = "X" if options.layer is None else f"layers/{options.layer}"
+        if key not in file or not _has_values(file[key]):
+            raise ColumnError(
+                f"no {'layer ' + repr(options.layer) if options.layer else 'X'} in {path}",
+                found="layers: " + (some(file.get("layers", ())) or "none"),
+                hint="name a layer with --layer",
+            )
+        values = _matrix(_element(file, key, path), key, path)
+        obs, var = _element(file, "obs", path), _element(file, "var", path)
+    if options.genes_in == orientation.ROWS:
+        raise _transposed(path)
+    genes, notes = _genes(var, path, options)
+    if (
+        options.genes_in is None
+        and orientation.known_share(genes) < orientation.FEW
+        and orientation.known_share([str(v) for v in obs.index]) > orientation.MOST
+    ):
+        raise _transposed(path)
+    wanted = (*columns.PROFILE_IDS, *columns.PATIENT_IDS)
+    ids, metadata = _ids_and_metadata(obs, path, options, wanted)
+    return finish(ids, genes, values, metadata, notes, path)
+
+
+def _transposed(path: Path) -> FileFormatError:
+    return FileFormatError(
+        f"the genes of {path} are in obs; profiles are read from obs and genes from var",
+        hint="write the transposed object: adata.T.write_h5ad(...)",
+    )
+
+
+def _element(file: Any, key: str, path: Path) -> Any:
+    from anndata.io import read_elem
+
+    with reading(path, "an AnnData file"):
+        return read_elem(file[key])
+
+
+def _has_values(item: Any) -> bool:
+    """False for the empty placeholder that anndata writes for an X of None."""
+    return item.attrs.get("encoding-type") != "null" and getattr(item, "shape", None) != ()
+
+
+def _vector_key(file: Any, path: Path, options: Options) -> str:
+    keys = list(file.get("obsm", ()))
+    there = "X" in file and _has_values(file["X"]) and _width(file["X"]) > 0
+    all_keys = (["X"] if there else []) + keys
+    if options.vector is not None:
+        if options.vector in all_keys:
+            return options.vector
+        raise ColumnError(
+            f"no vectors called {options.vector!r} in {path}", found=some(all_keys, 12) or "none"
+        )
+    fits = [key for key in all_keys if key not in DERIVED]
+    if len(fits) != 1:
+        raise ColumnError(
+            f"several parts of {path} could hold the slide vectors"
+            if fits
+            else f"no slide vectors in {path}: X and obsm are empty",
+            found=some(all_keys, 12) or None,
+            hint="choose one with --vector",
+        )
+    return str(fits[0])
+
+
+def _width(item: Any) -> int:
+    shape = getattr(item, "shape", None)
+    if shape is None:  # sparse matrices are groups
+        shape = item.attrs.get("shape", item.attrs.get("h5sparse_shape", (0, 0)))
+    return int(shape[1]) if len(shape) > 1 else 0
+
+
+def _matrix(element: Any, key: str, path: Path) -> Matrix:
+    """An array, a sparse matrix or a data frame as (n, d) float32, C-contiguous."""
+    if hasattr(element, "toarray"):
+        element = element.astype(np.float32).toarray()
+    elif hasattr(element, "to_numpy"):
+        element = element.to_numpy()
+    try:
+        values = np.ascontiguousarray(element, dtype=np.float32)
+    except (TypeError, ValueError) as error:
+        raise ColumnError(f"{key} of {path} does not hold numbers") from error
+    if values.ndim != 2:
+        raise ColumnError(f"{key} of {path} is not a matrix", found=f"shape {values.shape}")
+    return values
+
+
+def _ids_and_metadata(
+    obs: Any, path: Path, options: Options, candidates: Sequence[str]
+) -> tuple[tuple[str, ...], pa.Table]:
+    """Ids from `options.id`, else the index, else (where that only counts rows) a column of ids."""
+    with reading(path, "an AnnData file"):
+        index = pa.chunked_array([pa.array([str(v) for v in obs.index], pa.string())])
+        table = columns.plain(pa.Table.from_pandas(obs, preserve_index=False))
+    names = table.column_names
+    at = None
+    if options.id is not None:
+        at = columns.find(names, options.id, path)
+    elif index.to_pylist() == [str(i) for i in range(len(index))]:
+        at = columns.first_of(names, candidates)
+    if at is None:
+        ids = columns.ids_of(index, "the index of obs", path)
+    else:
+        ids = columns.ids_of(table.column(at), names[at], path)
+    keep = at is None or columns.normal(names[at]) in columns.PATIENT_IDS
+    rest = [i for i in range(len(names)) if keep or i != at]
+    if not names:  # a table without columns forgets how many rows it has
+        return ids, pa.table({"id": pa.array(ids, pa.string())}).select([])
+    return ids, columns.metadata_of(table, rest, path)
+
+
+def _genes(var: Any, path: Path, options: Options) -> tuple[tuple[str, ...], list[str]]:
+    names = [str(name) for name in var.columns]
+    if options.gene_column is not None:
+        at: int | None = columns.find(names, options.gene_column, path)
+        return _texts(var.iloc[:, at]), []
+    index = _texts(var.index)
+    if orientation.known_share(index) > orientation.MOST:
+        return index, []
+    at = columns.first_of(names, GENE_COLUMNS)
+    if at is not None:
+        genes = _texts(var.iloc[:, at])
+        if orientation.known_share(genes) > orientation.MOST:
+            return genes, [f"genes are from column {names[at]!r} of var, not from its index"]
+    return index, []
+
+
+def _texts(values: Any) -> tuple[str, ...]:
+    return tuple("" if value is None or value != value else str(value).strip() for value in values)
+
+
+def _encoder(file: Any, path: Path) -> str | None:
+    """`uns['encoder']`, where somebody wrote it down."""
+    if "uns" not in file or "encoder" not in file["uns"]:
+        return None
+    value = _element(file, "uns/encoder", path)
+    return str(value) if isinstance(value, str) and value else None
+
+
+SLIDES = Reader("AnnData (.h5ad)", sniff, load_slides)
+PROFILES = Reader("AnnData (.h5ad)", sniff, load_profiles)

@@ -1,0 +1,152 @@
+"""The reference: the expression profiles that gene sets are scored in."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from molquery import schema
+from molquery.database import Database, list_to_matrix
+from molquery.errors import GeneSetError, InputError
+from molquery.genesets import scoring
+from molquery.genesets.match import MIN_FRACTION, MIN_GENES, Match, match
+from molquery.records import Signature
+from molquery.schema import PROFILES
+from molquery.vectors import Bools, Float, Matrix, Strings
+
+DEFAULT_SCORING = "mean_z"
+#: A gene measured in fewer of the profiles than this is treated as missing.
+_MEASURED = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """Scores of signatures in the reference.
+
+    Attributes:
+        signatures: the S signatures that could be scored.
+        matches: where each one's genes are in the panel.
+        scores: (n_reference, S) float64, in the units of the scoring method.
+        skipped: name -> why, for those that could not be scored.
+    """
+
+    signatures: tuple[Signature, ...]
+    matches: tuple[Match, ...]
+    scores: Float
+    skipped: dict[str, str]
+
+
+class Reference:
+    """The expression profiles of a database, in key order, ready to score gene sets in."""
+
+    def __init__(self, database: Database, dataset: Any = None) -> None:
+        dataset = dataset or database.dataset(PROFILES)
+        table = database.read(
+            PROFILES,
+            [PROFILES.key, schema.PATIENT, schema.COHORT, PROFILES.vector],
+            dataset=dataset,
+        )
+        self.ids: Strings = _text(table[PROFILES.key])
+        self.patients: Strings = _text(table[schema.PATIENT])
+        self.cohorts: Strings = _text(table[schema.COHORT])
+        self.expression: Matrix = list_to_matrix(table[PROFILES.vector])
+        self.genes: list[str] = list(database.facts(PROFILES)["genes"])
+
+    @cached_property
+    def moments(self) -> tuple[Float, Float]:
+        """Mean and standard deviation (n_genes,) of each gene over the reference."""
+        return scoring.gene_z(self.expression)
+
+    @cached_property
+    def usable(self) -> Bools:
+        """(n_genes,) genes that vary and are measured in most profiles; others cannot inform."""
+        measured = (~np.isnan(self.expression)).mean(axis=0) >= _MEASURED
+        return np.asarray((self.moments[1] > 0) & measured)
+
+    @cached_property
+    def panel(self) -> dict[str, int]:
+        """Usable gene -> column."""
+        return {gene: j for j, gene in enumerate(self.genes) if self.usable[j]}
+
+    @cached_property
+    def z(self) -> Matrix:
+        """(n_reference, n_genes) float32 z-scores; missing values are NaN."""
+        return np.asarray(scoring.z_scores(self.expression, self.moments), dtype=np.float32)
+
+    @cached_property
+    def _complete(self) -> bool:
+        return not bool(np.isnan(self.expression).any())
+
+    def score(
+        self,
+        signatures: Sequence[Signature],
+        *,
+        method: str = DEFAULT_SCORING,
+        min_genes: int = MIN_GENES,
+        min_fraction: float = MIN_FRACTION,
+    ) -> Scored:
+        """Scores of many signatures; those with too few genes are left out and say why."""
+        done: list[tuple[Signature, Match]] = []
+        skipped: dict[str, str] = {}
+        for signature in signatures:
+            try:
+                found = match(signature, self.panel, min_genes=min_genes, min_fraction=min_fraction)
+            except GeneSetError as error:
+                skipped[signature.name] = error.found or error.what
+                continue
+            done.append((signature, found))
+        sets = [(m.positions, m.weights) for _, m in done]
+        return Scored(
+            tuple(s for s, _ in done), tuple(m for _, m in done), self.matrix(sets, method), skipped
+        )
+
+    def score_one(
+        self,
+        signature: Signature,
+        *,
+        method: str = DEFAULT_SCORING,
+        min_genes: int = MIN_GENES,
+        min_fraction: float = MIN_FRACTION,
+    ) -> tuple[Match, Float]:
+        """Where a signature's genes are, and its scores (n_reference, 1).
+
+        Raises:
+            GeneSetError: too few genes are in the panel, or the score does not vary.
+        """
+        found = match(signature, self.panel, min_genes=min_genes, min_fraction=min_fraction)
+        scores = self.matrix([(found.positions, found.weights)], method)
+        if np.isnan(scores).any() or float(scores.std()) == 0:
+            raise GeneSetError(
+                f"{signature.name} cannot be told apart between reference profiles",
+                found="a score that is constant or missing",
+                hint="molquery genesets check shows which of its genes vary here",
+            )
+        return found, scores
+
+    def matrix(self, sets: Sequence[scoring.GeneSet], method: str = DEFAULT_SCORING) -> Float:
+        """(n_reference, S) scores of sets given as (positions, weights).
+
+        Raises:
+            InputError: the scoring method is not known.
+        """
+        if not sets:
+            return np.empty((len(self.ids), 0))
+        if method == DEFAULT_SCORING:
+            if len(sets) == 1 and self._complete:
+                positions, weights = sets[0]
+                chosen = self.z[:, positions].astype(np.float64)
+                return np.asarray(chosen @ weights / np.abs(weights).sum())[:, None]
+            weights_matrix = scoring.memberships(sets, len(self.genes))
+            return scoring.mean_z_matrix(self.z, weights_matrix, usable=self.usable)
+        known = {m.name: m for m in scoring.METHODS}
+        if method not in known:
+            raise InputError(f"{method} is not a scoring method", hint=", ".join(known))
+        return scoring.score_sets(self.expression, sets, known[method])
+
+
+def _text(column: Any) -> Strings:
+    return np.array(["" if v is None else str(v) for v in column.to_pylist()], dtype=str)

@@ -1,0 +1,75 @@
+"""The only place for dtype, shape, NaN, zero-norm and unit-norm rules of vectors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from molquery.errors import VectorError, some
+
+Matrix: TypeAlias = npt.NDArray[np.float32]
+Float: TypeAlias = npt.NDArray[np.float64]
+Ints: TypeAlias = npt.NDArray[np.int64]
+Bools: TypeAlias = npt.NDArray[np.bool_]
+Strings: TypeAlias = npt.NDArray[np.str_]
+
+
+def as_matrix(values: npt.ArrayLike) -> Matrix:
+    """`values` as a C-contiguous (n, d) float32 array.
+
+    Raises:
+        VectorError: `values` is not two-dimensional, or has no columns.
+    """
+    matrix = np.ascontiguousarray(values, dtype=np.float32)
+    if matrix.ndim != 2 or matrix.shape[1] == 0:
+        raise VectorError("vectors must form a table of rows x dimensions", found=str(matrix.shape))
+    return matrix
+
+
+def invalid_rows(matrix: Matrix, *, allow_nan: bool) -> dict[str, Bools]:
+    """Masks (n,) of the rows that cannot be used, by reason.
+
+    With `allow_nan` (interpretable features, where NaN means missing) a row is invalid only when
+    every value is missing.
+    """
+    nan = np.isnan(matrix)
+    missing = nan.all(axis=1) if allow_nan else nan.any(axis=1)
+    infinite = np.isinf(matrix).any(axis=1)
+    zero = ~((matrix != 0) & ~nan).any(axis=1) & ~missing
+    reason = "nothing but NaN" if allow_nan else "NaN values"
+    return {reason: missing, "infinite values": infinite, "all zeros": zero}
+
+
+def check_rows(
+    matrix: Matrix, ids: Sequence[str], *, allow_nan: bool, skip_invalid: bool, noun: str
+) -> tuple[Bools, dict[str, tuple[str, ...]]]:
+    """A mask (n,) of the usable rows, and the ids that are skipped by reason.
+
+    Raises:
+        VectorError: some rows are invalid and `skip_invalid` is false.
+    """
+    keep = np.ones(len(matrix), dtype=bool)
+    skipped: dict[str, tuple[str, ...]] = {}
+    for reason, mask in invalid_rows(matrix, allow_nan=allow_nan).items():
+        mask = mask & keep
+        if mask.any():
+            skipped[reason] = tuple(ids[int(i)] for i in np.flatnonzero(mask))
+            keep &= ~mask
+    if skipped and not skip_invalid:
+        raise VectorError(
+            f"{int((~keep).sum())} of {len(ids)} {noun} vectors cannot be used",
+            found="; ".join(f"{len(v)} with {k}: {some(v, 3)}" for k, v in skipped.items()),
+            hint="mend the file, or add --skip-invalid to leave these out (NaN is allowed only "
+            "for interpretable features: --kind features)",
+        )
+    return keep, skipped
+
+
+def unit(matrix: npt.ArrayLike) -> Matrix:
+    """Rows of an (n, d) array scaled to Euclidean norm 1, float32; zero rows stay zero."""
+    rows = np.asarray(matrix, dtype=np.float32)
+    norms = np.linalg.norm(rows, axis=1, keepdims=True)
+    return np.ascontiguousarray(rows / np.where(norms > 0, norms, 1.0), dtype=np.float32)
