@@ -68,8 +68,8 @@ def ingest_slides(
                 progress("reading slides", len(parts), 0)
     skipped: dict[str, tuple[str, ...]] = {}
     for part in parts:
-        for reason, ids in part.skipped.items():
-            skipped[reason] = (*skipped.get(reason, ()), *ids)
+        for reason, left_out in part.skipped.items():
+            skipped[reason] = (*skipped.get(reason, ()), *left_out)
     parts = [part for part in parts if part.ids]
     if not parts:
         raise InputError("no slide was found in the files given", found=some(paths))

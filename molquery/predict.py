@@ -3,13 +3,15 @@
 The prediction is linear in the reference scores s (n_reference,), and its weights do not depend on
 the gene set, so they are computed once per database state and stored. For slide i
 
-    y_i = (1 - a) sum_j w_ij s_j  +  a [ mean(s) + c_i . solve(P, s - mean(s)) ]
+    y_i = a_i sum_j w_ij s_j  +  (1 - a_i) [c_i, 1] . G_g(i) s
 
 The first term is the soft average over the k nearest reference profiles in the shared space,
 w_ij = softmax_j((x_i . r_j - h_j) / tau), where h_j is the hubness of profile j: profiles that are
-near to everything count for less (`Model.hubness`). The second term is the linear one:
-c_i are the principal components of expression predicted from the slide, P those measured in the
-reference, and `solve` the ridge regression of s on P. Spaces without an expression head have a = 0.
+near to everything count for less (`Model.hubness`). The second is a ridge regression of the scores
+of paired patients on their slides' leading principal components c (`_ridge`), with slopes that are
+in part shared by all cohorts and in part a cohort's own. a_i is 0.7, and 0 for slides of a cohort
+without a single pair: there the neighbours come from other tissues and their mean level misleads,
+while the shared slopes carry over (measured by leaving out one cohort at a time: docs/decisions).
 
 A slide of a patient with RNA is predicted by the model of the fold that held the patient out, from
 the profiles of the other patients. So every score is one that was predicted and never remembered,
@@ -19,151 +21,239 @@ and comparing the scores of these slides with their measured ones says how far t
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, fields
+from functools import cached_property
 
 import numpy as np
+import numpy.typing as npt
 
 from molquery import index, schema
 from molquery.database import Database, list_to_matrix
 from molquery.files import sha256_file, write_bytes
 from molquery.schema import PROFILES, SLIDES
 from molquery.space import TEMPERATURE, Fold, SharedSpace
-from molquery.vectors import Bools, Float, Ints, Matrix, Strings
+from molquery.vectors import Float, Ints, Matrix, Strings
 
 PATIENT_SCHEME = "patient"
 SITE_SCHEME = "site"
 NEIGHBOURS = 200
-RIDGE = 1e-3  # of the mean variance of a principal component: only guards against rank loss
+#: Weight of the soft average beside the ridge, for cohorts with pairs.
+SOFT_SHARE = 0.7
+COMPONENTS = 128  # principal components of the slides that the ridge sees
+RIDGE = 3.0  # penalty, in units of the kernel x.x' / p
+OWN_SLOPE = 0.5  # prior variance of a cohort's own slopes, beside 1 for the shared ones
+LEVEL = 1.0  # prior variance of a cohort's own level
+GRAND = 10.0  # prior variance of the level shared by all cohorts: hardly shrunk
 _DENSE_CELLS = 50_000_000  # slides x profiles up to which the weights are held as a dense matrix
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Operator:
     """The stored weights: reference scores in, slide scores out.
 
     Attributes:
         neighbours: (n_slides, k) int32 positions of reference profiles; -1 pads.
         weights: (n_slides, k) float32, rows sum to 1; 0 where padded.
-        model: (n_slides,) which model predicts the slide; -1 the final one.
-        components: (n_slides, m) predicted principal components, centred; m may be 0.
-        solvers: (n_models, m, n_reference) the ridge solutions; the last is the final model's.
-        means: (n_models, n_reference) weights of the reference mean.
-        linear_share: a in the formula.
+        soft_share: (n_slides,) a_i of the formula.
+        model: (n_slides,) int64, the fold whose model predicts the slide; -1 the final model.
+        components: (n_slides, m + 1) c_i and a constant 1.
+        group: (n_slides,) int64, which of the solvers applies: one per model and cohort.
+        solvers: (n_groups, m + 1, n_reference) float32, G of the formula.
     """
 
-    neighbours: Any
+    neighbours: npt.NDArray[np.int32]
     weights: Matrix
+    soft_share: Matrix
     model: Ints
     components: Matrix
+    group: Ints
     solvers: Matrix
-    means: Matrix
-    linear_share: float
 
     @property
     def n_reference(self) -> int:
         """Number of reference profiles that a score vector must cover."""
-        return int(self.means.shape[1])
+        return int(self.solvers.shape[2])
 
     def apply(self, scores: Float, rows: Ints | None = None) -> Float:
         """Predicted scores (n_slides, n_sets) from reference scores (n_reference, n_sets).
 
         `rows` restricts the answer to some slides.
         """
+        values: Matrix = np.asarray(scores, dtype=np.float32)
+        if len(self.weights) * self.n_reference <= _DENSE_CELLS:
+            dense = self.dense if rows is None else self.dense[rows]
+            return np.asarray(dense @ values, dtype=np.float64)
         rows = np.arange(len(self.weights)) if rows is None else rows
-        scores = np.asarray(scores, dtype=np.float64)
-        local = self._soft(scores, rows)
-        if self.linear_share == 0:
-            return local
-        linear = np.empty_like(local)
-        for m in np.unique(self.model[rows]):
-            mine = self.model[rows] == m
-            mean = self.means[m].astype(np.float64) @ scores
-            solved = self.solvers[m].astype(np.float64) @ (scores - mean)
-            linear[mine] = mean + self.components[rows[mine]] @ solved
-        return (1 - self.linear_share) * local + self.linear_share * linear
+        share = self.soft_share[rows, None].astype(np.float64)
+        return share * self._soft(values, rows) + (1 - share) * self._linear(values, rows)
 
-    def _soft(self, scores: Float, rows: Ints) -> Float:
-        indices, weights = self.neighbours[rows], self.weights[rows]
-        if len(rows) * self.n_reference <= _DENSE_CELLS:
-            dense = np.zeros((len(rows), self.n_reference), np.float64)
-            np.put_along_axis(dense, np.maximum(indices, 0).astype(np.int64), weights, axis=1)
-            return np.asarray(dense @ scores)
+    @cached_property
+    def dense(self) -> Matrix:
+        """The whole operator as one matrix (n_slides, n_reference), for archives where it fits."""
+        out = np.empty((len(self.weights), self.n_reference), np.float32)
+        for g in np.unique(self.group):
+            rows = np.flatnonzero(self.group == g)
+            out[rows] = self.components[rows] @ self.solvers[g]
+        out *= 1 - self.soft_share[:, None]
+        rows, slots = np.nonzero(self.neighbours >= 0)
+        columns = self.neighbours[rows, slots]
+        out[rows, columns] += self.soft_share[rows] * self.weights[rows, slots]
+        return out
+
+    def _soft(self, scores: Matrix, rows: Ints) -> Matrix:
         from scipy.sparse import csr_array
 
+        indices, weights = self.neighbours[rows], self.weights[rows]
         starts = np.arange(0, indices.size + 1, indices.shape[1])
-        shape = (len(rows), self.n_reference)
         flat = (weights.ravel(), np.maximum(indices, 0).ravel(), starts)
-        return np.asarray(csr_array(flat, shape=shape) @ scores)
+        return np.asarray(csr_array(flat, shape=(len(rows), self.n_reference)) @ scores)
 
-
-def build_operator(
-    space: SharedSpace, scheme: str, *, slides: SlideRows, profiles: ProfileRows
-) -> Operator:
-    """The operator of every slide, for the folds of one scheme (`patient` or `site`)."""
-    folds = [fold for fold in space.folds if fold.scheme == scheme]
-    units = slides.sites if scheme == SITE_SCHEME else slides.groups
-    owners = profiles.sites if scheme == SITE_SCHEME else profiles.groups
-    paired = np.isin(slides.groups, profiles.groups[profiles.groups != ""])
-    fold_of = {unit: f for f, fold in enumerate(folds) for unit in fold.held_out}
-    model = np.array(
-        [fold_of.get(str(u), -1) if p else -1 for u, p in zip(units, paired, strict=True)],
-        dtype=np.int64,
-    )
-    k = min(NEIGHBOURS, len(profiles.vectors))
-    n = len(slides.vectors)
-    neighbours = np.full((n, k), -1, dtype=np.int32)
-    weights = np.zeros((n, k), dtype=np.float32)
-    width = 0 if space.final.components is None else space.final.components.shape[1]
-    components = np.zeros((n, width), np.float32)
-    solvers = np.zeros((len(folds) + 1, width, len(profiles.vectors)), np.float32)
-    means = np.zeros((len(folds) + 1, len(profiles.vectors)), np.float32)
-    final = Fold(scheme, frozenset(), space.final)
-    for m, fold in enumerate([*folds, final]):
-        rows = np.flatnonzero(model == (m if m < len(folds) else -1))
-        reference = ~np.isin(owners, sorted(fold.held_out)) if fold.held_out else _all(owners)
-        known = np.flatnonzero(reference)
-        means[m, known] = 1.0 / len(known)
-        measured = fold.model.profile_components(profiles.vectors[known])
-        if measured is not None:
-            solvers[m][:, known] = _ridge_solver(measured)
-        if len(rows) == 0:
-            continue
-        x = fold.model.project_slides(slides.vectors[rows], slides.cohorts[rows].tolist())
-        r = fold.model.project_profiles(profiles.vectors[known])
-        hubs = fold.model.hubness(r)
-        own = slides.groups[rows] if m == len(folds) else None
-        found, share = _soft_neighbours(x, r, hubs, k, own, profiles.groups[known])
-        neighbours[rows] = np.where(found >= 0, known[np.maximum(found, 0)], -1)
-        weights[rows] = share
-        predicted = fold.model.slide_components(slides.vectors[rows], slides.cohorts[rows].tolist())
-        if predicted is not None and measured is not None:
-            components[rows] = predicted - measured.mean(axis=0)
-    share = float(space.facts.get("linear_share", 0.0))
-    return Operator(neighbours, weights, model, components, solvers, means, share)
+    def _linear(self, scores: Matrix, rows: Ints) -> Matrix:
+        out = np.empty((len(rows), scores.shape[1]), np.float32)
+        for g in np.unique(self.group[rows]):
+            mine = self.group[rows] == g
+            out[mine] = self.components[rows[mine]] @ (self.solvers[g] @ scores)
+        return out
 
 
 @dataclass(frozen=True, slots=True)
-class SlideRows:
-    """What prediction needs of the slides: embeddings and who they belong to, in key order."""
+class Rows:
+    """What prediction needs of a table, in key order. Missing text is the empty string.
+
+    Attributes:
+        vectors: (n, d) slide embeddings or expression.
+        keys: what pairs a slide with a profile; groups: what is never split.
+    """
 
     vectors: Matrix
+    keys: Strings
     groups: Strings
     cohorts: Strings
     sites: Strings
 
 
-@dataclass(frozen=True, slots=True)
-class ProfileRows:
-    """What prediction needs of the profiles: expression and who it belongs to, in key order."""
+def build_operator(space: SharedSpace, scheme: str, slides: Rows, profiles: Rows) -> Operator:
+    """The operator of every slide, for the folds of one scheme (`patient` or `site`)."""
+    folds = [fold for fold in space.folds if fold.scheme == scheme]
+    units, owners = (
+        (slides.sites, profiles.sites)
+        if scheme == SITE_SCHEME
+        else (slides.groups, profiles.groups)
+    )
+    paired = np.isin(slides.keys, profiles.keys[profiles.keys != ""])
+    fold_of = {unit: f for f, fold in enumerate(folds) for unit in fold.held_out}
+    model = np.array(
+        [fold_of.get(str(u), -1) if p else -1 for u, p in zip(units, paired, strict=True)],
+        dtype=np.int64,
+    )
+    n, k = len(slides.vectors), min(NEIGHBOURS, len(profiles.vectors))
+    neighbours = np.full((n, k), -1, dtype=np.int32)
+    weights = np.zeros((n, k), dtype=np.float32)
+    components = np.zeros((n, COMPONENTS + 1), np.float32)
+    soft_share = np.full(n, SOFT_SHARE, dtype=np.float32)
+    group = np.zeros(n, dtype=np.int64)
+    solvers: list[Matrix] = []
+    for m, fold in enumerate([*folds, Fold(scheme, frozenset(), space.final)]):
+        rows = np.flatnonzero(model == (m if m < len(folds) else -1))
+        if len(rows) == 0:
+            continue
+        # Nothing of a held-out unit is used: neither its profiles nor its slides.
+        known = np.flatnonzero(~np.isin(owners, sorted(fold.held_out)))
+        trained = np.flatnonzero(paired & ~np.isin(units, sorted(fold.held_out)))
+        x = fold.model.project_slides(slides.vectors[rows], slides.cohorts[rows].tolist())
+        r = fold.model.project_profiles(profiles.vectors[known])
+        own = slides.groups[rows] if m == len(folds) else None
+        found, share = _soft_neighbours(x, r, fold.model.hubness(r), k, own, profiles.groups[known])
+        neighbours[rows] = np.where(found >= 0, known[np.maximum(found, 0)], -1)
+        weights[rows] = share
+        if len(trained) == 0:
+            soft_share[rows] = 1.0
+            solvers.append(np.zeros((COMPONENTS + 1, len(profiles.vectors)), np.float32))
+            group[rows] = len(solvers) - 1
+            continue
+        standard = fold.model.slide_input.standardise
+        ridge = _ridge(standard(slides.vectors[trained]), slides, trained, profiles, known)
+        components[rows] = ridge.components(standard(slides.vectors[rows]))
+        for cohort in np.unique(slides.cohorts[rows]):
+            mine = rows[slides.cohorts[rows] == cohort]
+            solvers.append(ridge.solver(str(cohort)))
+            group[mine] = len(solvers) - 1
+            if str(cohort) not in ridge.cohorts:
+                soft_share[mine] = 0.0
+    return Operator(neighbours, weights, soft_share, model, components, group, np.stack(solvers))
 
-    vectors: Matrix
-    groups: Strings
-    sites: Strings
+
+@dataclass(frozen=True)
+class _Ridge:
+    """A fitted ridge: the slide components, and what a cohort's solver is made of.
+
+    With unit rows X (n_units, m) of components, kernel and dual weights are
+
+        K = (X X' / p)(1 + t same) / (1 + t) + level same + grand
+        alpha = (K + lambda I)^-1 (s - mean s)
+
+    where `same` marks units of one cohort and t is `OWN_SLOPE`.
+    """
+
+    directions: Matrix  # (d, COMPONENTS), zero-padded
+    centre: Matrix
+    x: Float
+    unit_cohorts: Strings
+    dual: Float  # (n_units, n_units): (K + lambda I)^-1 with the scores' mean taken off
+    spread: Float  # (n_units, n_reference): the mean score of each unit's profiles
+    p: int
+
+    @cached_property
+    def cohorts(self) -> set[str]:
+        """The cohorts that have pairs."""
+        return set(self.unit_cohorts.tolist())
+
+    def components(self, standardised: Matrix) -> Matrix:
+        """(n, COMPONENTS + 1) components of slides, and a constant 1."""
+        c = (standardised - self.centre) @ self.directions
+        return np.hstack([c, np.ones((len(c), 1), np.float32)]).astype(np.float32)
+
+    def solver(self, cohort: str) -> Matrix:
+        """(COMPONENTS + 1, n_reference) G: from reference scores to slopes and level."""
+        own = (self.unit_cohorts == cohort).astype(np.float64)
+        slopes = (self.x * (1 + OWN_SLOPE * own)[:, None]).T / (self.p * (1 + OWN_SLOPE))
+        level = LEVEL * own + GRAND
+        whole = np.vstack([slopes @ self.dual, level @ self.dual + 1.0 / len(self.x)])
+        return np.asarray(whole @ self.spread, dtype=np.float32)
 
 
-_FIELDS = ("neighbours", "weights", "model", "components", "solvers", "means")
+def _ridge(
+    standardised: Matrix, slides: Rows, trained: Ints, profiles: Rows, known: Ints
+) -> _Ridge:
+    """The ridge of paired units: slides of one pair key are averaged, and so are its profiles."""
+    names, unit_of = np.unique(slides.keys[trained], return_inverse=True)
+    count = np.bincount(unit_of)
+    x = np.zeros((len(names), standardised.shape[1]))
+    np.add.at(x, unit_of, standardised)
+    x /= count[:, None]
+    cohorts = slides.cohorts[trained][np.unique(unit_of, return_index=True)[1]]
+    position = {str(name): u for u, name in enumerate(names)}
+    spread = np.zeros((len(names), len(profiles.vectors)))
+    for j in known:
+        unit = position.get(str(profiles.keys[j]))
+        if unit is not None:
+            spread[unit, j] = 1.0
+    spread /= np.maximum(spread.sum(axis=1, keepdims=True), 1.0)
+
+    p = x.shape[1]
+    centre = x.mean(axis=0)
+    _, _, right = np.linalg.svd(x - centre, full_matrices=False)
+    directions = np.zeros((p, COMPONENTS), np.float32)
+    kept = min(COMPONENTS, len(right))
+    directions[:, :kept] = right[:kept].T
+    reduced = (x - centre) @ directions.astype(np.float64)
+    same = (cohorts[:, None] == cohorts[None, :]).astype(np.float64)
+    kernel = reduced @ reduced.T / p * (1 + OWN_SLOPE * same) / (1 + OWN_SLOPE)
+    kernel += LEVEL * same + GRAND
+    kernel[np.diag_indices_from(kernel)] += RIDGE
+    dual = np.linalg.inv(kernel)
+    dual -= dual.mean(axis=1, keepdims=True)
+    return _Ridge(directions, centre.astype(np.float32), reduced, cohorts, dual, spread, p)
 
 
 def state_key(database: Database, space_id: str) -> str:
@@ -184,36 +274,29 @@ def stored_operators(database: Database, space_id: str) -> dict[str, Operator] |
 
     arrays = load_file(path)
     return {
-        scheme: Operator(*(arrays[f"{scheme}.{name}"] for name in _FIELDS), entry["linear_share"])
+        scheme: Operator(**{f.name: arrays[f"{scheme}.{f.name}"] for f in fields(Operator)})
         for scheme in entry["schemes"]
     }
 
 
 def compute_operators(database: Database, space: SharedSpace) -> dict[str, Operator]:
     """The operators of every fold scheme of a space, for the database as it is now."""
-    split_on = space.facts["split_on"]
-    tables = {}
-    for spec in (SLIDES, PROFILES):
-        columns = list(dict.fromkeys([spec.vector, split_on, schema.COHORT, schema.SITE]))
-        tables[spec.name] = database.read(spec, columns)
+    pair_on, split_on = space.facts["settings"]["pair_on"], space.facts["split_on"]
 
-    def text(table: str, column: str) -> Strings:
-        values = tables[table][column].to_pylist()
-        return np.array(["" if v is None else str(v) for v in values], dtype=str)
+    def rows(spec: schema.TableSpec) -> Rows:
+        columns = [spec.vector, pair_on, split_on, schema.COHORT, schema.SITE]
+        table = database.read(spec, list(dict.fromkeys(columns)))
 
-    slides = SlideRows(
-        list_to_matrix(tables["slides"][SLIDES.vector]),
-        text("slides", split_on),
-        text("slides", schema.COHORT),
-        text("slides", schema.SITE),
-    )
-    profiles = ProfileRows(
-        list_to_matrix(tables["profiles"][PROFILES.vector]),
-        text("profiles", split_on),
-        text("profiles", schema.SITE),
-    )
+        def text(column: str) -> Strings:
+            values = table[column].to_pylist()
+            return np.array(["" if v is None else str(v) for v in values], dtype=str)
+
+        vectors = list_to_matrix(table[spec.vector])
+        return Rows(vectors, text(pair_on), text(split_on), text(schema.COHORT), text(schema.SITE))
+
+    slides, profiles = rows(SLIDES), rows(PROFILES)
     schemes = dict.fromkeys([PATIENT_SCHEME, *(fold.scheme for fold in space.folds)])
-    return {s: build_operator(space, s, slides=slides, profiles=profiles) for s in schemes}
+    return {scheme: build_operator(space, scheme, slides, profiles) for scheme in schemes}
 
 
 def store_operators(database: Database, space: SharedSpace, operators: dict[str, Operator]) -> None:
@@ -221,30 +304,25 @@ def store_operators(database: Database, space: SharedSpace, operators: dict[str,
     from safetensors.numpy import save
 
     arrays = {
-        f"{scheme}.{name}": np.ascontiguousarray(getattr(operator, name))
+        f"{scheme}.{f.name}": np.ascontiguousarray(getattr(operator, f.name))
         for scheme, operator in operators.items()
-        for name in _FIELDS
+        for f in fields(Operator)
     }
     path = database.path / schema.INDEXES / f"{space.name}-predictions.safetensors"
-    path.parent.mkdir(exist_ok=True)
     with database.writing():
+        path.parent.mkdir(exist_ok=True)
         write_bytes(path, save(arrays))
         entry = {
             "file": f"{schema.INDEXES}/{path.name}",
             "sha256": sha256_file(path),
             "schemes": list(operators),
-            "linear_share": next(iter(operators.values())).linear_share,
             "state": state_key(database, space.space_id),
         }
         database.update_manifest(lambda manifest: manifest.update(predictions=entry))
 
 
-def _all(owners: Strings) -> Bools:
-    return np.ones(len(owners), dtype=bool)
-
-
 def _soft_neighbours(
-    x: Matrix, r: Matrix, hubs: Matrix, k: int, own: Strings | None, owners: Sequence[str] | Strings
+    x: Matrix, r: Matrix, hubs: Matrix, k: int, own: Strings | None, owners: Strings
 ) -> tuple[Ints, Matrix]:
     """The k nearest of r (n_reference, d) for each x (n, d), and their softmax weights.
 
@@ -254,22 +332,21 @@ def _soft_neighbours(
     right = np.hstack([r, -hubs[:, None]])
     spare = 0
     if own is not None:
-        named = np.asarray(owners)
-        shared = np.intersect1d(own, named[named != ""])
-        spare = max((int((named == g).sum()) for g in shared), default=0)
-    found_scores, found = index.exact(right, left, min(k + spare, len(r)), None)
+        shared = np.intersect1d(own, owners[owners != ""])
+        spare = max((int((owners == g).sum()) for g in shared), default=0)
+    scores, found = index.exact(right, left, min(k + spare, len(r)), None)
     if own is not None and spare:
-        mine = (np.asarray(owners)[np.maximum(found, 0)] == own[:, None]) & (own[:, None] != "")
-        found_scores[mine] = -np.inf
-        order = np.argsort(-found_scores, axis=1, kind="stable")[:, :k]
+        mine = (owners[np.maximum(found, 0)] == own[:, None]) & (own[:, None] != "")
+        scores[mine] = -np.inf
+        order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
         found = np.take_along_axis(found, order, axis=1)
-        found_scores = np.take_along_axis(found_scores, order, axis=1)
+        scores = np.take_along_axis(scores, order, axis=1)
     if found.shape[1] < k:
         pad = ((0, 0), (0, k - found.shape[1]))
         found = np.pad(found, pad, constant_values=-1)
-        found_scores = np.pad(found_scores, pad, constant_values=-np.inf)
-    found[~np.isfinite(found_scores)] = -1
-    logits = found_scores.astype(np.float64) / TEMPERATURE
+        scores = np.pad(scores, pad, constant_values=-np.inf)
+    found[~np.isfinite(scores)] = -1
+    logits = scores.astype(np.float64) / TEMPERATURE
     logits -= logits.max(axis=1, keepdims=True)
     share = np.exp(logits)
     share /= share.sum(axis=1, keepdims=True)
@@ -279,15 +356,7 @@ def _soft_neighbours(
 def soft_weights(x: Matrix, r: Matrix, hubs: Matrix) -> Matrix:
     """The dense soft-kNN weights (n_slides, n_reference) of slides x against profiles r."""
     k = min(NEIGHBOURS, len(r))
-    found, share = _soft_neighbours(x, r, hubs, k, None, ())
+    found, share = _soft_neighbours(x, r, hubs, k, None, np.empty(0, dtype=str))
     dense = np.zeros((len(x), len(r)), np.float32)
     np.put_along_axis(dense, found, share, axis=1)
     return dense
-
-
-def _ridge_solver(measured: Matrix) -> Matrix:
-    """(m, n) the matrix that turns scores (n,) into ridge coefficients on components (n, m)."""
-    centred = measured.astype(np.float64) - measured.mean(axis=0)
-    gram = centred.T @ centred
-    gram[np.diag_indices_from(gram)] += RIDGE * np.trace(gram) / len(gram)
-    return np.asarray(np.linalg.solve(gram, centred.T), dtype=np.float32)

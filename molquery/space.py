@@ -7,8 +7,7 @@ seen them, so that every score in an archive is one that was predicted and not r
 
 A model takes embeddings through an input transform (constants from its training pairs), then
 through heads: short lists of affine layers, GELU between them. Each head's output is scaled to unit
-length, the heads are weighted and joined, and the result is a unit vector again. On the slide side
-a model may also hold an expression head: it predicts the principal components of expression.
+length, the heads are weighted and joined, and the result is a unit vector again.
 """
 
 from __future__ import annotations
@@ -94,8 +93,8 @@ class SlideInput:
     def standardise(self, embeddings: Matrix) -> Matrix:
         """Transformed, standardised values (n, d), with missing values at the training mean."""
         values = embeddings if self.knots is None else normal_scores(embeddings, self.knots)
-        out = (values - self.mean) / self.scale
-        return np.nan_to_num(out, nan=0.0, posinf=0.0, neginf=0.0).astype(np.float32)
+        out = np.nan_to_num((values - self.mean) / self.scale, nan=0.0, posinf=0.0, neginf=0.0)
+        return np.asarray(out, dtype=np.float32)
 
 
 def normal_scores(values: Matrix, knots: Matrix) -> Matrix:
@@ -122,7 +121,8 @@ class ProfileInput:
 
     def __call__(self, expression: Matrix) -> Matrix:
         """Head inputs (n, n_genes) from expression (n, n_genes)."""
-        return np.nan_to_num((expression - self.mean) / self.scale, nan=0.0).astype(np.float32)
+        z = (expression - self.mean) / self.scale
+        return np.asarray(np.nan_to_num(z, nan=0.0), dtype=np.float32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,8 +138,6 @@ class Model:
     profile_heads: tuple[Head, ...]
     weights: tuple[float, ...]
     anchors: Matrix  # (n_anchors, dim): shared vectors of training slides
-    expression_head: Head | None = None
-    components: Matrix | None = None  # (n_genes, m): expression z -> principal components
 
     def project_slides(self, embeddings: ArrayLike, cohorts: Sequence[str | None]) -> Matrix:
         """Shared-space unit vectors (n, dim) float32 of raw slide embeddings (n, d)."""
@@ -154,22 +152,6 @@ class Model:
         raw = np.asarray(expression, dtype=np.float32)
         parts = [self._join(self.profile_heads, self.profile_input(raw[s])) for s in _slices(raw)]
         return np.concatenate(parts) if parts else np.empty((0, self.dim), np.float32)
-
-    def slide_components(self, embeddings: Matrix, cohorts: Sequence[str | None]) -> Matrix | None:
-        """Principal components of expression (n, m) predicted from slides, if there is a head."""
-        if self.expression_head is None:
-            return None
-        parts = [
-            run_head(self.expression_head, self.slide_input(embeddings[s], cohorts[s]))
-            for s in _slices(embeddings)
-        ]
-        return np.concatenate(parts)
-
-    def profile_components(self, expression: Matrix) -> Matrix | None:
-        """Principal components of expression (n, m) measured in profiles."""
-        if self.components is None:
-            return None
-        return np.asarray(self.profile_input(expression) @ self.components, dtype=np.float32)
 
     def hubness(self, shared: Matrix) -> Matrix:
         """How near profiles are to slides in general: (n,) float32, to be taken off their cosines.
@@ -364,11 +346,8 @@ def _pack(model: Model, prefix: str, arrays: dict[str, Any]) -> dict[str, Any]:
     put("profile.mean", model.profile_input.mean)
     put("profile.scale", model.profile_input.scale)
     put("anchors", model.anchors)
-    put("components", model.components)
     heads = {f"slide_heads.{i}": h for i, h in enumerate(model.slide_heads)}
     heads |= {f"profile_heads.{i}": h for i, h in enumerate(model.profile_heads)}
-    if model.expression_head is not None:
-        heads["expression_head"] = model.expression_head
     for name, head in heads.items():
         for i, layer in enumerate(head):
             put(f"{name}.{i}.weight", layer.weight)
@@ -401,6 +380,4 @@ def _unpack(layout: Mapping[str, Any], prefix: str, arrays: Mapping[str, Any]) -
         profile_heads=tuple(head(f"profile_heads.{i}") for i in range(count)),
         weights=tuple(layout["weights"]),
         anchors=get("anchors"),
-        expression_head=head("expression_head") if "expression_head" in layout["gelu"] else None,
-        components=get("components"),
     )  # fmt: skip

@@ -102,7 +102,7 @@ def fit_infonce(
         slide_net.train(), profile_net.train()
         order = train[torch.randperm(len(train), generator=generator)].to(device)
         total = 0.0
-        for batch in order.split(settings.batch):
+        for batch in torch.split(order, settings.batch):
             if len(batch) < 2:
                 continue
             u = functional.normalize(slide_net(_noisy(slides[batch], settings.noise)), dim=1)

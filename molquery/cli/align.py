@@ -41,8 +41,8 @@ def align(ctx: click.Context, method: str, seed: int, pair_on: str, split_on: st
     from molquery.align.train import AlignSettings
     from molquery.align.train import align as learn
     from molquery.cli.evaluate import print_summary
-    from molquery.query.summary import held_out_summary
     from molquery.query.engine import Engine
+    from molquery.query.summary import held_out_summary
 
     settings = AlignSettings(method=method, pair_on=pair_on, split_on=split_on, seed=seed)
     with progress_bar() as tell:

@@ -6,7 +6,7 @@ import math
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, is_dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import click
 import pyarrow as pa
 
 from molquery.errors import printable
+from molquery.records import Provenance
 
 Tell = Callable[..., None]
 
@@ -21,7 +22,7 @@ Tell = Callable[..., None]
 def emit(
     table: pa.Table,
     *,
-    provenance: Any,
+    provenance: Provenance | Mapping[str, Any],
     document: Mapping[str, Any] | None = None,
     format_: str | None,
     output: Path | None,
@@ -36,7 +37,7 @@ def emit(
     from molquery import export
 
     kind = format_ or _default_format(output)
-    facts = asdict(provenance) if is_dataclass(provenance) else dict(provenance)
+    facts = asdict(provenance) if isinstance(provenance, Provenance) else dict(provenance)
     if kind == "json":
         whole = document or {"rows": table.to_pylist(), "provenance": facts}
         if output:
