@@ -225,7 +225,7 @@ class Database:
             if where is None:
                 raise self._damaged(spec, error) from error
             raise self._bad_filter(spec, where, str(error)) from error
-        return table.sort_by(spec.key).select(columns)
+        return table.sort_by(spec.key).select(list(dict.fromkeys(columns)))
 
     def _bad_filter(self, spec: TableSpec, where: str, text: str) -> FilterError:
         columns = ", ".join(self.metadata_columns(spec))

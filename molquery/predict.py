@@ -32,8 +32,10 @@ from molquery.database import Database, list_to_matrix
 from molquery.files import sha256_file, write_bytes
 from molquery.schema import PROFILES, SLIDES
 from molquery.space import TEMPERATURE, Fold, SharedSpace
-from molquery.vectors import Float, Ints, Matrix, Strings
+from molquery.vectors import Float, Ints, Matrix, Strings, group_means
 
+#: Raised when what is stored, or the formula behind it, changes.
+FORMULA_VERSION = 1
 PATIENT_SCHEME = "patient"
 SITE_SCHEME = "site"
 NEIGHBOURS = 200
@@ -81,8 +83,9 @@ class Operator:
         """
         values: Matrix = np.asarray(scores, dtype=np.float32)
         if len(self.weights) * self.n_reference <= _DENSE_CELLS:
-            dense = self.dense if rows is None else self.dense[rows]
-            return np.asarray(dense @ values, dtype=np.float64)
+            # Picking rows of the answer is cheaper than copying rows of the matrix.
+            whole = np.asarray(self.dense @ values, dtype=np.float64)
+            return whole if rows is None else whole[rows]
         rows = np.arange(len(self.weights)) if rows is None else rows
         share = self.soft_share[rows, None].astype(np.float64)
         return share * self._soft(values, rows) + (1 - share) * self._linear(values, rows)
@@ -160,7 +163,8 @@ def build_operator(space: SharedSpace, scheme: str, slides: Rows, profiles: Rows
         # Nothing of a held-out unit is used: neither its profiles nor its slides.
         known = np.flatnonzero(~np.isin(owners, sorted(fold.held_out)))
         trained = np.flatnonzero(paired & ~np.isin(units, sorted(fold.held_out)))
-        x = fold.model.project_slides(slides.vectors[rows], slides.cohorts[rows].tolist())
+        standard = fold.model.slide_input.standardise(slides.vectors)
+        x = fold.model.project_standardised(standard[rows], slides.cohorts[rows].tolist())
         r = fold.model.project_profiles(profiles.vectors[known])
         own = slides.groups[rows] if m == len(folds) else None
         found, share = _soft_neighbours(x, r, fold.model.hubness(r), k, own, profiles.groups[known])
@@ -171,9 +175,8 @@ def build_operator(space: SharedSpace, scheme: str, slides: Rows, profiles: Rows
             solvers.append(np.zeros((COMPONENTS + 1, len(profiles.vectors)), np.float32))
             group[rows] = len(solvers) - 1
             continue
-        standard = fold.model.slide_input.standardise
-        ridge = _ridge(standard(slides.vectors[trained]), slides, trained, profiles, known)
-        components[rows] = ridge.components(standard(slides.vectors[rows]))
+        ridge = _ridge(standard[trained], slides, trained, profiles, known)
+        components[rows] = ridge.components(standard[rows])
         for cohort in np.unique(slides.cohorts[rows]):
             mine = rows[slides.cohorts[rows] == cohort]
             solvers.append(ridge.solver(str(cohort)))
@@ -226,12 +229,8 @@ def _ridge(
     standardised: Matrix, slides: Rows, trained: Ints, profiles: Rows, known: Ints
 ) -> _Ridge:
     """The ridge of paired units: slides of one pair key are averaged, and so are its profiles."""
-    names, unit_of = np.unique(slides.keys[trained], return_inverse=True)
-    count = np.bincount(unit_of)
-    x = np.zeros((len(names), standardised.shape[1]))
-    np.add.at(x, unit_of, standardised)
-    x /= count[:, None]
-    cohorts = slides.cohorts[trained][np.unique(unit_of, return_index=True)[1]]
+    names, x = group_means(slides.keys[trained], standardised)
+    cohorts = slides.cohorts[trained][np.unique(slides.keys[trained], return_index=True)[1]]
     position = {str(name): u for u, name in enumerate(names)}
     spread = np.zeros((len(names), len(profiles.vectors)))
     for j in known:
@@ -242,10 +241,10 @@ def _ridge(
 
     p = x.shape[1]
     centre = x.mean(axis=0)
-    _, _, right = np.linalg.svd(x - centre, full_matrices=False)
+    _, vectors = np.linalg.eigh((x - centre).T @ (x - centre))
     directions = np.zeros((p, COMPONENTS), np.float32)
-    kept = min(COMPONENTS, len(right))
-    directions[:, :kept] = right[:kept].T
+    kept = min(COMPONENTS, p)
+    directions[:, :kept] = vectors[:, ::-1][:, :kept]
     reduced = (x - centre) @ directions.astype(np.float64)
     same = (cohorts[:, None] == cohorts[None, :]).astype(np.float64)
     kernel = reduced @ reduced.T / p * (1 + OWN_SLOPE * same) / (1 + OWN_SLOPE)
@@ -257,9 +256,10 @@ def _ridge(
 
 
 def state_key(database: Database, space_id: str) -> str:
-    """The database state that stored operators belong to."""
+    """The database state, and the version of the formula, that stored operators belong to."""
     versions = [database.vectors_version(spec) for spec in (SLIDES, PROFILES)]
-    return json.dumps([space_id, *versions])
+    settings = (NEIGHBOURS, SOFT_SHARE, COMPONENTS, RIDGE, OWN_SLOPE, LEVEL, GRAND)
+    return json.dumps([FORMULA_VERSION, settings, space_id, *versions])
 
 
 def stored_operators(database: Database, space_id: str) -> dict[str, Operator] | None:

@@ -8,7 +8,7 @@ slide and profile, store the prediction weights, and only then name the space in
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -34,7 +34,7 @@ from molquery.space import (
     manifest_entry,
     save_space,
 )
-from molquery.vectors import Bools, Ints, Matrix
+from molquery.vectors import Bools, Ints, Matrix, group_means
 
 METHODS = ("cca", "infonce")
 N_FOLDS = 5
@@ -164,17 +164,19 @@ def fit_model(
 
     Profiles without slides are no secret to any fold, so they inform the expression side of all.
     """
-    reference = np.ones(len(pairs.profiles.ids), dtype=bool)
-    reference[pairs.profile[~train]] = False
+    reference = ~np.isin(pairs.profiles.groups, np.unique(pairs.groups[~train]))
     slide_input = fit_slide_input(pairs, train, kind)
     profile_input = fit_profile_input(pairs, reference)
     rows = pairs.slide[train]
-    x_pairs = slide_input(pairs.slides.vectors[rows], pairs.slides.cohorts[rows].tolist())
+    anchors, of_anchor = np.unique(rows, return_inverse=True)
+    standard = slide_input.standardise(pairs.slides.vectors[anchors])
+    anchor_cohorts = pairs.slides.cohorts[anchors].tolist()
+    x_pairs = slide_input.blocks(standard, anchor_cohorts)[of_anchor]
     reference_z = profile_input(pairs.profiles.vectors[reference])
     z_pairs = profile_input(pairs.profiles.vectors[pairs.profile[train]])
     # One row per patient: several slides of one profile are averaged.
     keys = pairs.slides.pair_keys[rows]
-    x, z = _mean_by(keys, x_pairs), _mean_by(keys, z_pairs)
+    x, z = (group_means(keys, v)[1].astype(np.float32) for v in (x_pairs, z_pairs))
     if method == "cca":
         slide_head, profile_head, _ = fit_cca(x, z, reference_z, CCA())
     else:
@@ -187,12 +189,8 @@ def fit_model(
         (1.0,),
         anchors=np.zeros((1, 1), np.float32),
     )
-    anchors = np.unique(rows)
-    anchors = anchors[:: max(1, -(-len(anchors) // _MAX_ANCHORS))]
-    shared = model.project_slides(
-        pairs.slides.vectors[anchors], pairs.slides.cohorts[anchors].tolist()
-    )
-    return Model(slide_input, profile_input, (slide_head,), (profile_head,), (1.0,), anchors=shared)
+    few = slice(None, None, max(1, -(-len(anchors) // _MAX_ANCHORS)))
+    return replace(model, anchors=model.project_standardised(standard[few], anchor_cohorts[few]))
 
 
 def _contrastive(
@@ -321,14 +319,6 @@ def _gene_correlation(pairs: Pairs, held: Bools, model: Model) -> float:
     cohorts = [c or "all" for c in pairs.slides.cohorts[slides].tolist()]
     mean, _ = metrics.within_cohort_r(weights @ z[reference], z[test], cohorts, min_n=3)
     return float(np.nanmean(mean))
-
-
-def _mean_by(keys: Any, values: Matrix) -> Matrix:
-    """The mean of the rows of each key, keys in sorted order."""
-    names, inverse = np.unique(keys, return_inverse=True)
-    total = np.zeros((len(names), values.shape[1]), np.float64)
-    np.add.at(total, inverse, values)
-    return np.asarray(total / np.bincount(inverse)[:, None], dtype=np.float32)
 
 
 def _epochs(tell: Progress) -> Callable[[int, int, float, float], None]:
