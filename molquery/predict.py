@@ -32,6 +32,7 @@ from molquery.database import Database, list_to_matrix
 from molquery.files import sha256_file, write_bytes
 from molquery.schema import PROFILES, SLIDES
 from molquery.space import TEMPERATURE, Fold, SharedSpace
+from molquery.threads import parallel
 from molquery.vectors import Float, Ints, Matrix, Strings, group_means
 
 #: Raised when what is stored, or the formula behind it, changes.
@@ -161,8 +162,11 @@ def build_operator(space: SharedSpace, scheme: str, slides: Rows, profiles: Rows
         if len(rows) == 0:
             continue
         # Nothing of a held-out unit is used: neither its profiles nor its slides.
-        known = np.flatnonzero(~np.isin(owners, sorted(fold.held_out)))
-        trained = np.flatnonzero(paired & ~np.isin(units, sorted(fold.held_out)))
+        held = np.isin(units, sorted(fold.held_out))
+        own_rna = np.isin(profiles.keys, slides.keys[paired & held])  # sites may be slides' alone
+        known = np.flatnonzero(~np.isin(owners, sorted(fold.held_out)) & ~own_rna)
+        # Pairs that came after `align` are in no fold, so the ridge must not see them.
+        trained = np.flatnonzero(paired & np.isin(units, sorted(fold_of)) & ~held)
         standard = fold.model.slide_input.standardise(slides.vectors)
         x = fold.model.project_standardised(standard[rows], slides.cohorts[rows].tolist())
         r = fold.model.project_profiles(profiles.vectors[known])
@@ -296,7 +300,8 @@ def compute_operators(database: Database, space: SharedSpace) -> dict[str, Opera
 
     slides, profiles = rows(SLIDES), rows(PROFILES)
     schemes = dict.fromkeys([PATIENT_SCHEME, *(fold.scheme for fold in space.folds)])
-    return {scheme: build_operator(space, scheme, slides, profiles) for scheme in schemes}
+    built = parallel(lambda s: build_operator(space, s, slides, profiles), list(schemes))
+    return dict(zip(schemes, built, strict=True))
 
 
 def store_operators(database: Database, space: SharedSpace, operators: dict[str, Operator]) -> None:

@@ -11,6 +11,7 @@ from scipy import linalg, stats
 from torch.nn import functional
 
 from molquery import predict, synth
+from molquery.align import infonce
 from molquery.align.cca import CCA, fit_cca
 from molquery.align.infonce import InfoNCE, _head, _mlp, fit_infonce
 from molquery.align.inputs import fit_slide_input
@@ -179,7 +180,10 @@ def test_infonce_learns_a_planted_alignment_and_repeats_itself() -> None:
 
 
 @pytest.mark.parametrize("method", ["cca", "infonce"])
-def test_a_fold_does_not_see_the_rna_of_held_out_patients(pairs: Pairs, method: str) -> None:
+def test_a_fold_does_not_see_the_rna_of_held_out_patients(
+    pairs: Pairs, method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(infonce, "InfoNCE", lambda: InfoNCE(epochs=3))
     held = pairs.of_groups(np.unique(pairs.groups)[::5].tolist())
     assert 0 < held.sum() < len(pairs)
     spoiled = pairs.profiles.vectors.copy()
@@ -284,7 +288,10 @@ def test_shuffled_pairs_predict_nothing(files: synth.Files, tmp_path: Path) -> N
     assert retrieval["fold10"] < 1.25
 
 
-def test_auto_takes_the_method_that_its_inner_split_prefers(ingested_copy: Path) -> None:
+def test_auto_takes_the_method_that_its_inner_split_prefers(
+    ingested_copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(infonce, "InfoNCE", lambda: InfoNCE(epochs=3, hidden=0))
     told: list[str] = []
     report = align(
         Database.open(ingested_copy), progress=lambda stage, done, total, text: told.append(stage)

@@ -34,6 +34,7 @@ from molquery.space import (
     manifest_entry,
     save_space,
 )
+from molquery.threads import parallel
 from molquery.vectors import Bools, Ints, Matrix, group_means
 
 METHODS = ("cca", "infonce")
@@ -100,16 +101,19 @@ def align(
         comparison = _compare(pairs, kind, settings.seed, tell)
         method = max(METHODS, key=lambda m: comparison[m]["within_r"])
     plan = _plan_folds(pairs, settings.seed, notes)
-    folds: list[Fold] = []
-    for scheme, held in plan:
-        tell("fitting folds", len(folds), len(plan) + 1, f"{method}, {scheme} folds")
-        train = ~pairs.of_groups(sorted(held), sites=scheme == SITE_SCHEME)
-        model = fit_model(pairs, train, kind, method, settings.seed, tell=_epochs(tell))
-        folds.append(Fold(scheme, frozenset(held), model))
-    tell("fitting folds", len(plan), len(plan) + 1, f"{method}, every pair")
     everything = np.ones(len(pairs), dtype=bool)
-    final = fit_model(pairs, everything, kind, method, settings.seed, tell=_epochs(tell))
-    tell("fitting folds", len(plan) + 1, len(plan) + 1, method)
+    trains = [~pairs.of_groups(sorted(h), sites=scheme == SITE_SCHEME) for scheme, h in plan]
+
+    def fit(train: Bools) -> Model:
+        return fit_model(pairs, train, kind, method, settings.seed, tell=_epochs(tell))
+
+    def done(count: int) -> None:
+        tell("fitting folds", count, len(plan) + 1, method)
+
+    done(0)
+    # torch has one random state for all threads, so contrastive folds run one after the other.
+    *models, final = parallel(fit, [*trains, everything], done, sequential=method != "cca")
+    folds = [Fold(scheme, frozenset(h), m) for (scheme, h), m in zip(plan, models, strict=True)]
 
     facts = {
         "encoder": database.facts(SLIDES)["encoder"],

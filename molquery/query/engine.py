@@ -23,7 +23,7 @@ from molquery.records import Predictability, Provenance
 from molquery.reference import DEFAULT_SCORING, Reference
 from molquery.schema import PROFILES, SLIDES
 from molquery.space import DEFAULT_SPACE, need_space, not_aligned, space_facts
-from molquery.vectors import Bools, Float, Matrix, Strings
+from molquery.vectors import Bools, Float, Ints, Matrix, Strings
 
 
 class Engine:
@@ -91,6 +91,28 @@ class Engine:
     def held_out(self) -> Bools:
         """(n_slides,) slides that a model predicts which has not seen their patient."""
         return np.asarray(self.operator.model >= 0)
+
+    @cached_property
+    def unseen(self) -> Bools:
+        """(n_slides,) slides of cohorts without a single pair: the level of their scores is
+        uncertain (`molquery.predict`)."""
+        return np.asarray(self.operator.soft_share == 0)
+
+    def basis(self, rows: Ints) -> list[str]:
+        """What each slide's score rests on: see `molquery.query.search.COLUMNS`."""
+        seen = np.where(self.held_out[rows], "held-out", "projected")
+        return [str(b) for b in np.where(self.unseen[rows], "unseen cohort", seen)]
+
+    def unseen_note(self, rows: Bools) -> list[str]:
+        """A warning when slides of unseen cohorts are among those ranked, else nothing."""
+        mine = rows & self.unseen
+        if not mine.any():
+            return []
+        named = some(np.unique(self.cohorts[mine]).tolist())
+        return [
+            f"{int(mine.sum())} slides are of cohorts without any RNA ({named}): trust their order "
+            "within the cohort, not their level against other cohorts"
+        ]
 
     @cached_property
     def pairs(self) -> HeldOutPairs:
