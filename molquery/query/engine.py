@@ -59,6 +59,14 @@ class Engine:
         """What identifies the snapshot: the space and the two table versions."""
         return (self.space_id, int(self._slides.version), int(self._profiles.version))
 
+    def is_current(self) -> bool:
+        """True while the database is in the state of this snapshot."""
+        space = self.database.manifest()["spaces"].get(DEFAULT_SPACE, {})
+        tables = (self._slides, self._profiles)
+        return space.get("space_id") == self.space_id and all(
+            t.latest_version == t.version for t in tables
+        )
+
     @cached_property
     def reference(self) -> Reference:
         """The expression profiles that signatures are scored in."""
@@ -145,7 +153,9 @@ class Engine:
     def predictability(self, scores: Float) -> Predictability:
         """Held-out quality of one signature, with its place among the Hallmark sets."""
         found = predictabilities(self.operators, self.pairs, scores[:, :1])[0]
-        better = sum(_key(other) > _key(found) for other in self.spectrum.values())
+        # A Hallmark set must not come after itself, whose scores differ by rounding.
+        bar = _key(found) + 1e-6
+        better = sum(_key(other) > bar for other in self.spectrum.values())
         of = len(self.spectrum)
         return replace(found, rank=better + 1 if of else None, of=of or None)
 
