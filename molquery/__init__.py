@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -14,6 +13,8 @@ if TYPE_CHECKING:
     from molquery.api import open_database as open
     from molquery.errors import MolqueryError
     from molquery.records import Signature
+
+__version__ = "0.1.0"
 
 __all__ = ["Database", "MolqueryError", "Signature", "__version__", "open"]
 
@@ -23,12 +24,6 @@ _HOME = {
     "Signature": ("molquery.records", "Signature"),
     "open": ("molquery.api", "open_database"),
 }
-
-try:
-    __version__ = version("molquery")
-except PackageNotFoundError:  # a source tree that was never installed
-    __version__ = "0.1.0"
-
 
 def __getattr__(name: str) -> Any:
     """Public names load when they are used, so that `molquery --help` stays quick."""

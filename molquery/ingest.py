@@ -101,6 +101,7 @@ def ingest_slides(
             f"{missing} missing feature values in {affected} slides are kept as missing; "
             "the space imputes them"
         )
+    rows = _keep_joined(database, SLIDES, rows)
     space = current_space(database)
     counts = database.upsert(SLIDES, _project(rows, SLIDES, space), facts)
     return IngestReport(
@@ -170,6 +171,7 @@ def ingest_profiles(
         [_with_rows(part.metadata, len(part.ids)) for part in parts], promote_options="permissive"
     )
     rows, said = _rows(PROFILES, ids, expression, metadata, keep)
+    rows = _keep_joined(database, PROFILES, rows)
     space = current_space(database)
     counts = database.upsert(PROFILES, _project(rows, PROFILES, space), facts)
     return IngestReport(
@@ -262,6 +264,9 @@ def _join(
         fresh = chosen[column]
         if column in recognised:
             old = held[column].filter(matched).to_pylist()
+            if column == schema.PATIENT:  # a row that counts as a patient of its own names none
+                own = values[spec.key].to_pylist()
+                old = [None if a == k else a for a, k in zip(old, own, strict=True)]
             new = [None if v is None else str(v) for v in fresh.to_pylist()]
             differ = sum(
                 a is not None and b is not None and a != b for a, b in zip(old, new, strict=True)
@@ -270,9 +275,14 @@ def _join(
                 notes.append(
                     f"{column} differs for {differ} {spec.name}: kept as ingested with them"
                 )
-            fresh = pa.array(
-                [b if a is None else a for a, b in zip(old, new, strict=True)], pa.string()
-            )
+            kept = held[column].filter(matched).to_pylist()
+            filled = [
+                c if b is None else b if a is None else a
+                for a, b, c in zip(old, new, kept, strict=True)
+            ]
+            if filled == kept:
+                continue
+            fresh = pa.array(filled, pa.string())
         values[column] = fresh
     return {k for k in keys if k is not None}, pa.table(values), len(chosen)
 
@@ -382,6 +392,26 @@ def _hashes(told: pa.Table, vectors: Matrix) -> list[str]:
         hashlib.blake2b(names + repr(row).encode() + vector.tobytes(), digest_size=16).hexdigest()
         for row, vector in zip(zip(*columns, strict=True), vectors, strict=True)
     ]
+
+
+def _keep_joined(database: Database, spec: TableSpec, rows: pa.Table) -> pa.Table:
+    """The rows with the cohorts and sites that a metadata join gave them, where files say none.
+
+    Likewise the patient, of rows that otherwise count as a patient of their own.
+    """
+    if not database.has(spec):
+        return rows
+    held = database.read(spec, [spec.key, schema.PATIENT, schema.COHORT, schema.SITE]).to_pydict()
+    at = {key: i for i, key in enumerate(held[spec.key])}
+    keys = rows[spec.key].to_pylist()
+    for column in (schema.PATIENT, schema.COHORT, schema.SITE):
+        values = [
+            held[column][at[key]] if key in at and value in (None, key) else value
+            for key, value in zip(keys, rows[column].to_pylist(), strict=True)
+        ]
+        position = rows.schema.get_field_index(column)
+        rows = rows.set_column(position, rows.schema.field(column), pa.array(values, pa.string()))
+    return rows
 
 
 def _project(rows: pa.Table, spec: TableSpec, space: SharedSpace | None) -> pa.Table:

@@ -20,8 +20,7 @@ and comparing the scores of these slides with their measured ones says how far t
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -29,24 +28,24 @@ import numpy.typing as npt
 
 from molquery import index, schema
 from molquery.database import Database, list_to_matrix
-from molquery.files import sha256_file, write_bytes
 from molquery.schema import PROFILES, SLIDES
 from molquery.space import TEMPERATURE, Fold, SharedSpace
 from molquery.threads import parallel
 from molquery.vectors import Float, Ints, Matrix, Strings, group_means
 
-#: Raised when what is stored, or the formula behind it, changes.
-FORMULA_VERSION = 1
 PATIENT_SCHEME = "patient"
 SITE_SCHEME = "site"
 NEIGHBOURS = 200
 #: Weight of the soft average beside the ridge, for cohorts with pairs.
 SOFT_SHARE = 0.7
-COMPONENTS = 128  # principal components of the slides that the ridge sees
+COMPONENTS = 64  # principal components of the slides that the ridge sees; 128 measured the same
 RIDGE = 3.0  # penalty, in units of the kernel x.x' / p
 OWN_SLOPE = 0.5  # prior variance of a cohort's own slopes, beside 1 for the shared ones
 LEVEL = 1.0  # prior variance of a cohort's own level
 GRAND = 10.0  # prior variance of the level shared by all cohorts: hardly shrunk
+#: What stored operators depend on beside the data; the first number counts changes of the formula.
+SETTINGS = (1, NEIGHBOURS, SOFT_SHARE, COMPONENTS, RIDGE, OWN_SLOPE, LEVEL, GRAND)
+_FEW_SETS = 4  # up to here the weights are used as they are: no matrix, no scipy
 _DENSE_CELLS = 50_000_000  # slides x profiles up to which the weights are held as a dense matrix
 
 
@@ -83,7 +82,8 @@ class Operator:
         `rows` restricts the answer to some slides.
         """
         values: Matrix = np.asarray(scores, dtype=np.float32)
-        if len(self.weights) * self.n_reference <= _DENSE_CELLS:
+        few = values.shape[1] <= _FEW_SETS and "dense" not in self.__dict__
+        if len(self.weights) * self.n_reference <= _DENSE_CELLS and not few:
             # Picking rows of the answer is cheaper than copying rows of the matrix.
             whole = np.asarray(self.dense @ values, dtype=np.float64)
             return whole if rows is None else whole[rows]
@@ -105,9 +105,11 @@ class Operator:
         return out
 
     def _soft(self, scores: Matrix, rows: Ints) -> Matrix:
+        indices, weights = self.neighbours[rows], self.weights[rows]
+        if scores.shape[1] <= _FEW_SETS:  # padding has weight 0, so -1 may point anywhere
+            return np.stack([(weights * s[indices]).sum(axis=1) for s in scores.T], axis=1)
         from scipy.sparse import csr_array
 
-        indices, weights = self.neighbours[rows], self.weights[rows]
         starts = np.arange(0, indices.size + 1, indices.shape[1])
         flat = (weights.ravel(), np.maximum(indices, 0).ravel(), starts)
         return np.asarray(csr_array(flat, shape=(len(rows), self.n_reference)) @ scores)
@@ -259,30 +261,6 @@ def _ridge(
     return _Ridge(directions, centre.astype(np.float32), reduced, cohorts, dual, spread, p)
 
 
-def state_key(database: Database, space_id: str) -> str:
-    """The database state, and the version of the formula, that stored operators belong to."""
-    versions = [database.vectors_version(spec) for spec in (SLIDES, PROFILES)]
-    settings = (NEIGHBOURS, SOFT_SHARE, COMPONENTS, RIDGE, OWN_SLOPE, LEVEL, GRAND)
-    return json.dumps([FORMULA_VERSION, settings, space_id, *versions])
-
-
-def stored_operators(database: Database, space_id: str) -> dict[str, Operator] | None:
-    """The operators stored for the database as it is now, or None when there are none."""
-    entry = database.manifest().get("predictions")
-    if entry is None or entry["state"] != state_key(database, space_id):
-        return None
-    path = database.path / entry["file"]
-    if not path.is_file() or sha256_file(path) != entry["sha256"]:
-        return None
-    from safetensors.numpy import load_file
-
-    arrays = load_file(path)
-    return {
-        scheme: Operator(**{f.name: arrays[f"{scheme}.{f.name}"] for f in fields(Operator)})
-        for scheme in entry["schemes"]
-    }
-
-
 def compute_operators(database: Database, space: SharedSpace) -> dict[str, Operator]:
     """The operators of every fold scheme of a space, for the database as it is now."""
     pair_on, split_on = space.facts["settings"]["pair_on"], space.facts["split_on"]
@@ -302,28 +280,6 @@ def compute_operators(database: Database, space: SharedSpace) -> dict[str, Opera
     schemes = dict.fromkeys([PATIENT_SCHEME, *(fold.scheme for fold in space.folds)])
     built = parallel(lambda s: build_operator(space, s, slides, profiles), list(schemes))
     return dict(zip(schemes, built, strict=True))
-
-
-def store_operators(database: Database, space: SharedSpace, operators: dict[str, Operator]) -> None:
-    """Save operators under `indexes/` and name them in the manifest with their state."""
-    from safetensors.numpy import save
-
-    arrays = {
-        f"{scheme}.{f.name}": np.ascontiguousarray(getattr(operator, f.name))
-        for scheme, operator in operators.items()
-        for f in fields(Operator)
-    }
-    path = database.path / schema.INDEXES / f"{space.name}-predictions.safetensors"
-    with database.writing():
-        path.parent.mkdir(exist_ok=True)
-        write_bytes(path, save(arrays))
-        entry = {
-            "file": f"{schema.INDEXES}/{path.name}",
-            "sha256": sha256_file(path),
-            "schemes": list(operators),
-            "state": state_key(database, space.space_id),
-        }
-        database.update_manifest(lambda manifest: manifest.update(predictions=entry))
 
 
 def _soft_neighbours(

@@ -108,7 +108,9 @@ def aligned(ingested: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copytree(ingested, path)
     database = Database.open(path)
     align(database, AlignSettings(method="cca"))
-    build_indexes(Engine(database), load_recipe("flat"))
+    engine = Engine(database)
+    build_indexes(engine, load_recipe("flat"))
+    assert engine.prepared.spectrum is not None  # computed and stored before the tree is compared
     return path
 
 

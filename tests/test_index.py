@@ -270,7 +270,7 @@ def test_recipes_with_wrong_values_are_refused(
 
 
 def test_an_unknown_recipe_lists_the_known(aligned_copy: Path) -> None:
-    with pytest.raises(IndexFileError, match="one of flat.*ivf"):
+    with pytest.raises(IndexFileError, match=r"one of flat.*ivf"):
         load_recipe("hsnw")
     recipe = Recipe("odd", "NoSuchIndex77")
     with pytest.raises(IndexFileError, match="factory string"):

@@ -13,8 +13,9 @@ from scipy import linalg
 from molquery import predict, synth
 from molquery.database import Database
 from molquery.genesets import collections
-from molquery.ingest import ingest_profiles, ingest_slides
+from molquery.ingest import ingest_metadata, ingest_profiles, ingest_slides
 from molquery.predict import PATIENT_SCHEME, SITE_SCHEME, Operator
+from molquery.query import prepared
 from molquery.query.engine import Engine
 from molquery.readers import Options
 from molquery.schema import PROFILES, SLIDES
@@ -147,8 +148,9 @@ def test_padded_neighbours_take_no_part() -> None:
 def test_operators_are_read_back_as_they_were_computed(aligned: Path) -> None:
     database = Database.open(aligned)
     space = need_space(database)
-    stored = predict.stored_operators(database, space.space_id)
-    assert stored is not None
+    found = prepared.load(database, space.space_id)
+    assert found is not None
+    stored = found.operators
     fresh = predict.compute_operators(database, space)
     assert stored.keys() == fresh.keys() == {PATIENT_SCHEME, SITE_SCHEME}
     for scheme in stored:
@@ -159,10 +161,10 @@ def test_damaged_operators_are_computed_anew(aligned_copy: Path, engine: Engine)
     database = Database.open(aligned_copy)
     (file,) = (aligned_copy / "indexes").glob("*predictions*")
     file.write_bytes(file.read_bytes()[:-100])
-    assert predict.stored_operators(database, engine.space_id) is None
+    assert prepared.load(database, engine.space_id) is None
     again = Engine(database).operator
     np.testing.assert_allclose(again.dense, engine.operator.dense, atol=1e-5)
-    assert predict.stored_operators(database, engine.space_id) is not None
+    assert prepared.load(database, engine.space_id) is not None
 
 
 def add_patient(path: Path, archive: synth.Archive) -> Engine:
@@ -213,3 +215,25 @@ def test_sites_known_of_slides_alone_do_not_leak_rna(
     same = slides.groups[:, None] == profiles.groups[None, :]
     assert same.any()
     assert np.abs(operator.dense[same]).max() == 0
+
+
+def test_a_patient_named_later_makes_the_predictions_anew(
+    aligned_copy: Path, archive: synth.Archive, tmp_path: Path
+) -> None:
+    """A slide that turns out to be of a patient with RNA must not be predicted from that RNA."""
+    database = Database.open(aligned_copy)
+    owner = archive.profile_patient[0]
+    new = {"slide_id": ["LATE"], "features": [archive.embeddings[0].tolist()]}
+    parquet.write_table(pa.table(new), tmp_path / "s.parquet")
+    ingest_slides(database, [tmp_path / "s.parquet"], options=Options(), encoder="toy-encoder")
+    mine = archive.profile_ids.tolist().index(f"{archive.patients[owner]}-R1")
+
+    def weight() -> float:
+        engine = Engine(database)
+        return float(engine.operator.dense[engine.slide_ids.tolist().index("LATE"), mine])
+
+    assert weight() != 0, "as a patient of its own, the slide may learn from every profile"
+    told = {"slide_id": ["LATE"], "patient_id": [str(archive.patients[owner])]}
+    parquet.write_table(pa.table(told), tmp_path / "m.parquet")
+    ingest_metadata(database, [tmp_path / "m.parquet"], on="slide_id")
+    assert weight() == 0

@@ -168,7 +168,7 @@ def test_a_query_file_is_judged_as_an_ingest_is(engine: Engine, tmp_path: Path) 
 
 def test_an_unknown_id_suggests_the_nearest(engine: Engine) -> None:
     with pytest.raises(InputError, match="did you mean P000010-S1"):
-        retrieve(engine, "P00010-S1", to="slides")
+        retrieve(engine, "P000010-s1", to="slides")
     with pytest.raises(InputError, match="neither a slide, a profile, nor a file"):
         retrieve(engine, "/nowhere/at/all", to="slides")
     with pytest.raises(InputError, match="slides or profiles"):

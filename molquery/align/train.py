@@ -2,7 +2,7 @@
 
 The order is: choose the method on an inner split (unless it is given), fit one model per fold of
 patients and per fold of sites, fit the final model on every pair, store the space, project every
-slide and profile, store the prediction weights, and only then name the space in the manifest.
+slide and profile, and only then name the space in the manifest.
 """
 
 from __future__ import annotations
@@ -129,7 +129,7 @@ def align(
         "comparison": comparison,
         "retrieval": held_out_retrieval(pairs, folds),
     }
-    tell("projecting", 0, 3, "slides and profiles")
+    tell("projecting", 0, 2, "slides and profiles")
     space = save_space(database, name, facts, final, folds)
     _activate(database, space, pairs, tell)
     if "comparison" in facts and comparison:
@@ -140,19 +140,17 @@ def align(
 
 
 def _activate(database: Database, space: SharedSpace, pairs: Pairs, tell: Progress) -> None:
-    """Store the projections and prediction weights, then name the space in the manifest."""
+    """Store the projections, then name the space in the manifest."""
     column = shared_column(space.space_id)
     cohorts = pairs.slides.cohorts.tolist()
     database.set_vectors(SLIDES, column, space.project_slides(pairs.slides.vectors, cohorts))
-    tell("projecting", 1, 3, "profiles")
+    tell("projecting", 1, 2, "profiles")
     database.set_vectors(PROFILES, column, space.project_profiles(pairs.profiles.vectors))
-    tell("projecting", 2, 3, "prediction weights")
-    predict.store_operators(database, space, predict.compute_operators(database, space))
     entry = manifest_entry(database, space)
     database.update_manifest(lambda manifest: manifest["spaces"].update({space.name: entry}))
     database.drop_shared(keep=column)
     index.remove_stale(database, {space.space_id})
-    tell("projecting", 3, 3, "done")
+    tell("projecting", 2, 2, "done")
 
 
 def fit_model(

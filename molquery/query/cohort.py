@@ -73,6 +73,11 @@ def score(
     predicted = engine.predict(scored.scores)[rows]
     columns: dict[str, Any] = _identity(engine, rows)
     for s, signature in enumerate(scored.signatures):
+        if signature.name in columns:
+            raise GeneSetError(
+                f"a gene set is called {signature.name}, as a column of the score table is",
+                hint="rename it in the GMT file",
+            )
         columns[signature.name] = predicted[:, s]
     provenance = engine.provenance(
         "soft-knn",
