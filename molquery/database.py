@@ -328,15 +328,16 @@ class Database:
             self._record_version(spec, vectors_changed=not in_sync or bool(owners))
 
     def set_vectors(self, spec: TableSpec, column: str, vectors: Matrix) -> None:
-        """Store `vectors` (n, d), rows in key order, as a new vector column of a table."""
+        """Store `vectors` (n, d), rows in key order, as a vector column of a table."""
         with self.writing():
             in_sync = self._in_sync(spec)
             dataset = self.dataset(spec)
-            if column in dataset.schema.names:
-                dataset.drop_columns([column])
-                dataset = self.dataset(spec)
             keys = self.read(spec, [spec.key], dataset=dataset)
-            dataset.merge(keys.append_column(column, matrix_to_list(vectors)), spec.key)
+            values = keys.append_column(column, matrix_to_list(vectors))
+            if column in dataset.schema.names:
+                dataset.merge_insert(spec.key).when_matched_update_all().execute(values)
+            else:
+                dataset.merge(values, spec.key)
             self._record_version(spec, vectors_changed=not in_sync)
 
     def drop_shared(self, keep: str) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from molquery import genes, readers, schema
 from molquery.barcodes import patient_of, site_of
-from molquery.database import Database, matrix_to_list
+from molquery.database import Database, list_to_matrix, matrix_to_list
 from molquery.encoders import FEATURES_KIND, encoder_kind
 from molquery.errors import (
     ColumnError,
@@ -233,6 +233,7 @@ def ingest_metadata(database: Database, paths: Sequence[Path], *, on: str) -> Me
         )
     for spec in specs:
         database.set_columns(spec, spec.key, joined[spec.name][1])
+    _project_again(database, {c for _, values, _ in joined.values() for c in values.schema.names})
     lost, alone = sorted(in_file - in_database), sorted(in_database - in_file)
     return MetadataReport(
         columns=tuple(columns),
@@ -245,6 +246,18 @@ def ingest_metadata(database: Database, paths: Sequence[Path], *, on: str) -> Me
         n_unmatched_database=len(alone),
         notes=tuple(notes),
     )
+
+
+def _project_again(database: Database, changed: Set[str]) -> None:
+    """Slides are projected by their cohort: project them anew when cohorts were filled."""
+    space = current_space(database)
+    if space is None or schema.COHORT not in changed:
+        return
+    table = database.read(SLIDES, [schema.COHORT, SLIDES.vector])
+    shared = space.project_slides(
+        list_to_matrix(table[SLIDES.vector]), table[schema.COHORT].to_pylist()
+    )
+    database.set_vectors(SLIDES, schema.shared_column(space.space_id), shared)
 
 
 def _join(
@@ -418,8 +431,6 @@ def _project(rows: pa.Table, spec: TableSpec, space: SharedSpace | None) -> pa.T
     """The rows with their shared-space vectors, where the database has a space already."""
     if space is None:
         return rows
-    from molquery.database import list_to_matrix
-
     vectors = list_to_matrix(rows[spec.vector])
     if spec is SLIDES:
         shared = space.project_slides(vectors, rows[schema.COHORT].to_pylist())

@@ -135,21 +135,15 @@ class Rows:
     keys: Strings
     groups: Strings
     cohorts: Strings
-    sites: Strings
 
 
 def build_operator(space: SharedSpace, scheme: str, slides: Rows, profiles: Rows) -> Operator:
     """The operator of every slide, for the folds of one scheme (`patient` or `site`)."""
     folds = [fold for fold in space.folds if fold.scheme == scheme]
-    units, owners = (
-        (slides.sites, profiles.sites)
-        if scheme == SITE_SCHEME
-        else (slides.groups, profiles.groups)
-    )
     paired = np.isin(slides.keys, profiles.keys[profiles.keys != ""])
-    fold_of = {unit: f for f, fold in enumerate(folds) for unit in fold.held_out}
+    fold_of = {group: f for f, fold in enumerate(folds) for group in fold.held_out}
     model = np.array(
-        [fold_of.get(str(u), -1) if p else -1 for u, p in zip(units, paired, strict=True)],
+        [fold_of.get(str(g), -1) if p else -1 for g, p in zip(slides.groups, paired, strict=True)],
         dtype=np.int64,
     )
     n, k = len(slides.vectors), min(NEIGHBOURS, len(profiles.vectors))
@@ -163,12 +157,12 @@ def build_operator(space: SharedSpace, scheme: str, slides: Rows, profiles: Rows
         rows = np.flatnonzero(model == (m if m < len(folds) else -1))
         if len(rows) == 0:
             continue
-        # Nothing of a held-out unit is used: neither its profiles nor its slides.
-        held = np.isin(units, sorted(fold.held_out))
-        own_rna = np.isin(profiles.keys, slides.keys[paired & held])  # sites may be slides' alone
-        known = np.flatnonzero(~np.isin(owners, sorted(fold.held_out)) & ~own_rna)
+        # Nothing of a held-out group is used: neither its slides nor any RNA paired with them.
+        held = np.isin(slides.groups, sorted(fold.held_out))
+        own_rna = np.isin(profiles.keys, slides.keys[paired & held])
+        known = np.flatnonzero(~np.isin(profiles.groups, sorted(fold.held_out)) & ~own_rna)
         # Pairs that came after `align` are in no fold, so the ridge must not see them.
-        trained = np.flatnonzero(paired & np.isin(units, sorted(fold_of)) & ~held)
+        trained = np.flatnonzero(paired & np.isin(slides.groups, sorted(fold_of)) & ~held)
         standard = fold.model.slide_input.standardise(slides.vectors)
         x = fold.model.project_standardised(standard[rows], slides.cohorts[rows].tolist())
         r = fold.model.project_profiles(profiles.vectors[known])
@@ -266,7 +260,7 @@ def compute_operators(database: Database, space: SharedSpace) -> dict[str, Opera
     pair_on, split_on = space.facts["settings"]["pair_on"], space.facts["split_on"]
 
     def rows(spec: schema.TableSpec) -> Rows:
-        columns = [spec.vector, pair_on, split_on, schema.COHORT, schema.SITE]
+        columns = [spec.vector, pair_on, split_on, schema.COHORT]
         table = database.read(spec, list(dict.fromkeys(columns)))
 
         def text(column: str) -> Strings:
@@ -274,7 +268,7 @@ def compute_operators(database: Database, space: SharedSpace) -> dict[str, Opera
             return np.array(["" if v is None else str(v) for v in values], dtype=str)
 
         vectors = list_to_matrix(table[spec.vector])
-        return Rows(vectors, text(pair_on), text(split_on), text(schema.COHORT), text(schema.SITE))
+        return Rows(vectors, text(pair_on), text(split_on), text(schema.COHORT))
 
     slides, profiles = rows(SLIDES), rows(PROFILES)
     schemes = dict.fromkeys([PATIENT_SCHEME, *(fold.scheme for fold in space.folds)])

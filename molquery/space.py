@@ -188,7 +188,7 @@ class Model:
 
 @dataclass(frozen=True, slots=True)
 class Fold:
-    """A model and the groups (patients or sites) that were held out when it was fitted."""
+    """A model and the patients held out when it was fitted: some, or all of some sites."""
 
     scheme: str
     held_out: frozenset[str]

@@ -11,7 +11,7 @@ import pytest
 from pyarrow import parquet
 
 from molquery import synth
-from molquery.database import Database
+from molquery.database import Database, list_to_matrix
 from molquery.errors import (
     ColumnError,
     DuplicateIdError,
@@ -26,7 +26,7 @@ from molquery.query.engine import Engine
 from molquery.query.search import search
 from molquery.readers import Options
 from molquery.records import IngestReport, MetadataReport
-from molquery.schema import PROFILES, SLIDES, shared_column
+from molquery.schema import COHORT, PROFILES, SLIDES, shared_column
 from molquery.space import need_space
 
 ENCODER = "toy-encoder"
@@ -423,3 +423,23 @@ def test_new_profiles_are_projected_and_become_reference(
     assert np.isfinite(shared).all()
     engine = Engine(database)
     assert engine.operators[PATIENT_SCHEME].n_reference == before + 1 == len(shared)
+
+
+def test_a_cohort_filled_after_align_projects_the_slide_anew(
+    aligned_copy: Path, archive: synth.Archive, tmp_path: Path
+) -> None:
+    database = Database.open(aligned_copy)
+    late = {"slide_id": ["LATE-0001"], "features": [archive.embeddings[0].tolist()]}
+    parquet.write_table(pa.table(late), tmp_path / "late.parquet")
+    ingest_slides(database, [tmp_path / "late.parquet"], options=Options(), encoder="toy-encoder")
+    cohort = str(database.read(SLIDES, [COHORT])[COHORT][0])
+    named = pa.table({"slide_id": ["LATE-0001"], "cohort": [cohort]})
+    parquet.write_table(named, tmp_path / "named.parquet")
+    ingest_metadata(database, [tmp_path / "named.parquet"], on="slide_id")
+    space = need_space(database)
+    table = database.read(SLIDES, [SLIDES.key, COHORT, SLIDES.vector])
+    at = table[SLIDES.key].to_pylist().index("LATE-0001")
+    assert table[COHORT][at].as_py() == cohort
+    stored = database.matrix(SLIDES, shared_column(space.space_id))
+    expected = space.project_slides(list_to_matrix(table[SLIDES.vector]), table[COHORT].to_pylist())
+    np.testing.assert_allclose(stored, expected, atol=1e-6)

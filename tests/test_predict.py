@@ -196,25 +196,24 @@ def test_rna_that_came_after_align_has_no_weight_for_its_own_slides(
         assert operator.dense[i, j] == 0
 
 
-def test_sites_known_of_slides_alone_do_not_leak_rna(
-    aligned_copy: Path, archive: synth.Archive, tables: dict[str, list[str]]
+def test_rna_paired_by_key_is_held_out_whatever_its_group(
+    aligned_copy: Path, tables: dict[str, list[str]]
 ) -> None:
-    """Profiles often name no site: those of held-out patients must be left out all the same."""
+    """Where profiles name no group, those paired with held-out slides are left out all the same."""
     database = Database.open(aligned_copy)
-    space = need_space(database)
 
     def rows(spec: object, noun: str) -> predict.Rows:
         patients = np.array(tables[f"{noun}.patient_id"])
         vectors = database.matrix(spec, spec.vector)  # type: ignore[arg-type, attr-defined]
-        cohorts, sites = (np.array(tables[f"{noun}.{c}"]) for c in ("cohort", "site"))
-        return predict.Rows(vectors, patients, patients, cohorts, sites)
+        return predict.Rows(vectors, patients, patients, np.array(tables[f"{noun}.cohort"]))
 
     slides, profiles = rows(SLIDES, "slide"), rows(PROFILES, "profile")
-    profiles = replace(profiles, sites=np.full(len(profiles.sites), ""))
-    operator = predict.build_operator(space, SITE_SCHEME, slides, profiles)
-    same = slides.groups[:, None] == profiles.groups[None, :]
-    assert same.any()
-    assert np.abs(operator.dense[same]).max() == 0
+    profiles = replace(profiles, groups=np.full(len(profiles.groups), ""))
+    operator = predict.build_operator(need_space(database), SITE_SCHEME, slides, profiles)
+    same = slides.keys[:, None] == profiles.keys[None, :]
+    held = (operator.model >= 0)[:, None]
+    assert (same & held).any()
+    assert np.abs(operator.dense[same & held]).max() == 0
 
 
 def test_a_patient_named_later_makes_the_predictions_anew(

@@ -7,7 +7,7 @@ slide and profile, and only then name the space in the manifest.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -101,18 +101,17 @@ def align(
         comparison = _compare(pairs, kind, settings.seed, tell)
         method = max(METHODS, key=lambda m: comparison[m]["within_r"])
     plan = _plan_folds(pairs, settings.seed, notes)
-    everything = np.ones(len(pairs), dtype=bool)
-    trains = [~pairs.of_groups(sorted(h), sites=scheme == SITE_SCHEME) for scheme, h in plan]
 
-    def fit(train: Bools) -> Model:
-        return fit_model(pairs, train, kind, method, settings.seed, tell=_epochs(tell))
+    def fit(held: set[str]) -> Model:
+        return fit_model(pairs, held, kind, method, settings.seed, tell=_epochs(tell))
 
     def done(count: int) -> None:
         tell("fitting folds", count, len(plan) + 1, method)
 
     done(0)
     # torch has one random state for all threads, so contrastive folds run one after the other.
-    *models, final = parallel(fit, [*trains, everything], done, sequential=method != "cca")
+    every_fold: list[set[str]] = [held for _, held in plan] + [set()]
+    *models, final = parallel(fit, every_fold, done, sequential=method != "cca")
     folds = [Fold(scheme, frozenset(h), m) for (scheme, h), m in zip(plan, models, strict=True)]
 
     facts = {
@@ -155,18 +154,19 @@ def _activate(database: Database, space: SharedSpace, pairs: Pairs, tell: Progre
 
 def fit_model(
     pairs: Pairs,
-    train: Bools,
+    held: Collection[str],
     kind: str,
     method: str,
     seed: int,
     *,
     tell: Callable[[int, int, float, float], None] | None = None,
 ) -> Model:
-    """One model from the training pairs (`train`: (n_pairs,) mask) and nothing else.
+    """One model from every pair and profile but those of the groups held out.
 
-    Profiles without slides are no secret to any fold, so they inform the expression side of all.
+    Profiles without slides inform the expression side too, unless their group is held out.
     """
-    reference = ~np.isin(pairs.profiles.groups, np.unique(pairs.groups[~train]))
+    train = ~pairs.of_groups(held)
+    reference = ~np.isin(pairs.profiles.groups, sorted(held))
     slide_input = fit_slide_input(pairs, train, kind)
     profile_input = fit_profile_input(pairs, reference)
     rows = pairs.slide[train]
@@ -231,9 +231,7 @@ def held_out_retrieval(pairs: Pairs, folds: list[Fold]) -> dict[str, Any]:
     """Retrieval in both directions over the folds by patient; the gallery is the fold."""
     parts: dict[str, list[metrics.Retrieval]] = {}
     for fold in folds:
-        rows = np.flatnonzero(
-            pairs.of_groups(sorted(fold.held_out), sites=fold.scheme == SITE_SCHEME)
-        )
+        rows = np.flatnonzero(pairs.of_groups(fold.held_out))
         slides, profiles = np.unique(pairs.slide[rows]), np.unique(pairs.profile[rows])
         x = fold.model.project_slides(
             pairs.slides.vectors[slides], pairs.slides.cohorts[slides].tolist()
@@ -262,28 +260,39 @@ def held_out_retrieval(pairs: Pairs, folds: list[Fold]) -> dict[str, Any]:
 
 
 def _plan_folds(pairs: Pairs, seed: int, notes: list[str]) -> list[tuple[str, set[str]]]:
-    """(scheme, held-out groups) of every fold; folds by site only where there are enough sites."""
-    cohorts = [c or None for c in pairs.cohorts.tolist()]
-    plan = _scheme(PATIENT_SCHEME, pairs.groups.tolist(), cohorts, seed)
-    sites = pairs.sites
-    known = np.unique(sites[sites != ""])
-    if (sites != "").all() and len(known) >= N_FOLDS:
-        plan += _scheme(SITE_SCHEME, sites.tolist(), cohorts, seed)
-    else:
-        notes.append(
-            f"no folds by site: {len(known)} sites are known, and not of every pair"
-            if len(known)
-            else "no folds by site: the slides name no site"
-        )
+    """(scheme, held-out groups) of every fold; folds by site only where there are enough sites.
+
+    A group with pairs at several sites belongs to the first of them.
+    """
+    groups, first = np.unique(pairs.groups, return_index=True)
+    cohorts = [c or None for c in pairs.cohorts[first].tolist()]
+    plan = _scheme(PATIENT_SCHEME, groups.tolist(), groups.tolist(), cohorts, seed)
+    sites = pairs.sites[first].tolist()
+    known = {site for site in sites if site}
+    if all(sites) and len(known) >= N_FOLDS:
+        held = _scheme(SITE_SCHEME, sites, groups.tolist(), cohorts, seed)
+        return plan + [(scheme, fold | _others_of_sites(pairs, fold)) for scheme, fold in held]
+    some_known = f"{len(known)} sites are known, and not of every pair"
+    notes.append(f"no folds by site: {some_known if known else 'the slides name no site'}")
     return plan
 
 
+def _others_of_sites(pairs: Pairs, groups: set[str]) -> set[str]:
+    """Groups that have a profile but no slide, at the sites of these groups."""
+    sites = np.unique(pairs.sites[pairs.of_groups(groups)])
+    mine = np.isin(pairs.profiles.sites, sites) & ~np.isin(pairs.profiles.groups, pairs.groups)
+    return set(pairs.profiles.groups[mine].tolist()) - {""}
+
+
 def _scheme(
-    scheme: str, units: list[str], cohorts: list[str | None], seed: int
+    scheme: str, units: list[str], groups: list[str], cohorts: list[str | None], seed: int
 ) -> list[tuple[str, set[str]]]:
+    """Folds of the groups in which no unit (the group itself, or its site) is split."""
     count = min(N_FOLDS, len(set(units)))
     fold = folds_by_group(units, n_folds=count, seed=seed, strata=cohorts)
-    return [(scheme, {u for u, f in zip(units, fold, strict=True) if f == k}) for k in range(count)]
+    return [
+        (scheme, {g for g, f in zip(groups, fold, strict=True) if f == k}) for k in range(count)
+    ]
 
 
 def _compare(pairs: Pairs, kind: str, seed: int, tell: Progress) -> dict[str, dict[str, float]]:
@@ -299,8 +308,9 @@ def _compare(pairs: Pairs, kind: str, seed: int, tell: Progress) -> dict[str, di
     out: dict[str, dict[str, float]] = {}
     for done, method in enumerate(METHODS):
         tell("choosing the method", done, len(METHODS), method)
-        model = fit_model(pairs, ~held, kind, method, seed, tell=_epochs(tell))
-        fold = Fold(PATIENT_SCHEME, frozenset(pairs.groups[held].tolist()), model)
+        groups = set(pairs.groups[held].tolist())
+        model = fit_model(pairs, groups, kind, method, seed, tell=_epochs(tell))
+        fold = Fold(PATIENT_SCHEME, frozenset(groups), model)
         retrieval = held_out_retrieval(pairs, [fold])
         out[method] = {
             "within_r": _gene_correlation(pairs, held, model),
