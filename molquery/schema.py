@@ -13,6 +13,7 @@ MANIFEST = "manifest.json"
 LOCK = ".lock"
 SPACES = "spaces"
 INDEXES = "indexes"
+RESUME = ".ingest.sqlite"
 
 PATIENT = "patient_id"
 COHORT = "cohort"

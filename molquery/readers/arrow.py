@@ -8,7 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.feather as feather
 
-from molquery.readers.base import Options, Reader
+from molquery.readers.base import Input, Options, Reader
 from molquery.readers.detect import checked, reading
 
 FILE = b"ARROW1"
@@ -42,4 +42,15 @@ def load(path: Path, _: Options) -> pa.Table:
             return checked(feather.read_table(source))
 
 
-READER = Reader("Arrow/Feather", sniff, load)
+READER = Reader(
+    "Arrow/Feather",
+    sniff,
+    load,
+    (
+        Input(
+            "Arrow, Feather",
+            "`.arrow`, `.feather`: the same",
+            "slides.feather --id slide_id --encoder titan",
+        ),
+    ),
+)

@@ -24,6 +24,7 @@ HEAD = 1 << 16
 
 GZIP = b"\x1f\x8b"
 BOM = codecs.BOM_UTF8
+ZARR, ZARR_2 = "zarr.json", ".zgroup"
 
 # Magic bytes of files that people have at hand and that molquery does not read.
 KNOWN_BYTES: tuple[tuple[bytes, str], ...] = (
@@ -68,7 +69,7 @@ def choose(readers: Sequence[Reader[T]], path: Path, noun: str) -> Reader[T]:
         InputError: there is no such file, or it cannot be opened.
         FileFormatError: no reader recognises it, or it is damaged.
     """
-    head = read_head(path)
+    head = head_of(path)
     for reader in readers:
         if reader.sniff(path, head):
             return reader
@@ -77,6 +78,11 @@ def choose(readers: Sequence[Reader[T]], path: Path, noun: str) -> Reader[T]:
         found=describe(path, head),
         hint="formats read: " + ", ".join(reader.name for reader in readers),
     )
+
+
+def head_of(path: Path) -> bytes:
+    """The first bytes of a file; none of a directory that is one archive (a zarr store)."""
+    return b"" if (path / ZARR).exists() or (path / ZARR_2).exists() else read_head(path)
 
 
 def read_head(path: Path) -> bytes:
@@ -135,6 +141,8 @@ def is_text(head: bytes) -> bool:
 
 def describe(path: Path, head: bytes) -> str:
     """What a file looks like, in a few words, for a message."""
+    if path.is_dir():
+        return "a zarr store without tables"
     if not head:
         return "an empty file"
     if head.startswith(hdf5.MAGIC):
@@ -153,7 +161,7 @@ def _describe_bytes(head: bytes) -> str:
         if head.startswith(magic):
             return what
     if head[0] == 0x80 and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
-        return "a Python pickle (it could run code when opened, so it is not read)"
+        return "a Python pickle"
     if head.startswith(b"PK\x03\x04"):
         kinds = ((b"data.pkl", "PyTorch"), (b"xl/", "Excel"), (b"[Content_Types]", "Excel"))
         kind = next((name for mark, name in kinds if mark in head), None)
