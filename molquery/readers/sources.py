@@ -45,10 +45,16 @@ def find(paths: Sequence[Path], options: Options) -> list[Source]:
         InputError: there is nothing at a path, or a glob matches nothing.
         MismatchError: a directory has folders of several encoders, and none is chosen.
     """
-    found: dict[str, Source] = {}
+    found: dict[tuple[Path, str], Source] = {}
+    real: dict[Path, Path] = {}
     for path in paths:
         for source in _expand(path, options):
-            found.setdefault(os.path.abspath(source.path), source)
+            # By the folder behind any links, since a glob follows loops of them for a while; a
+            # link to a file is another slide, with a name of its own.
+            folder = source.path.parent
+            if folder not in real:
+                real[folder] = folder.resolve()
+            found.setdefault((real[folder], source.path.name), source)
     return list(found.values())
 
 

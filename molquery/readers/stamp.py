@@ -48,11 +48,9 @@ def _kind(path: Path, file: Any, shape: tuple[int, ...]) -> str:
     kind = hdf5.text_attribute(file, "feat_type") or guess
     if shape == (0,) and kind in (TILE, SLIDE, PATIENT):
         return SLIDE
-    if kind not in (TILE, SLIDE, PATIENT) or (kind == TILE) == (len(shape) == 1):
-        wrong = kind not in (TILE, SLIDE, PATIENT) or kind == TILE
-    else:
-        wrong = kind != TILE and not one
-    if wrong or len(shape) > 2:
+    matrix = len(shape) == 2
+    right = matrix if kind == TILE else kind in (SLIDE, PATIENT) and one and len(shape) <= 2
+    if not right:
         raise FileFormatError(
             f"{path} says to hold features of a {kind}, and does not",
             found=f"feat_type {kind!r}, feats of shape {shape}",
