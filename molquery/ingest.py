@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from molquery.errors import (
     some,
 )
 from molquery.records import IngestReport, MetadataReport
+from molquery.resume import Resume, resuming
 from molquery.schema import PROFILES, SLIDES, TableSpec
 from molquery.space import SharedSpace, current_space
 from molquery.vectors import Matrix, check_rows
@@ -50,7 +52,10 @@ def ingest_slides(
     skip_invalid: bool = False,
     progress: Progress | None = None,
 ) -> IngestReport:
-    """Upsert slide embeddings from files or directories; see `molquery.readers` for the formats.
+    """Upsert slide embeddings from files, directories, globs or lists; see `molquery.readers`.
+
+    Files are read one at a time and kept as one vector per slide. An ingest that was interrupted
+    does not read unchanged files again (`molquery.resume`).
 
     Args:
         encoder: name of the slide encoder, where the files do not say it themselves.
@@ -60,31 +65,82 @@ def ingest_slides(
     Raises:
         InputError: something is wrong with the files; the database is as it was.
     """
-    parts: list[readers.Slides] = []
-    for path in paths:
-        for part in readers.read_slides(path, options):
-            parts.append(part)
-            if progress:
-                progress("reading slides", len(parts), 0)
+    options = replace(options, encoder=encoder)
+    with resuming(database.path, options) as resume:
+        sources = readers.find_slides(paths, options)
+        parts = list(_read_slides(sources, options, resume, encoder, progress))
+        return _commit_slides(database, parts, paths, encoder, kind, skip_invalid)
+
+
+def _read_slides(
+    sources: Sequence[readers.Source],
+    options: readers.Options,
+    resume: Resume,
+    encoder: str | None,
+    progress: Progress | None,
+) -> Iterator[readers.Slides]:
+    """What the files hold, one by one; the first that does not go with the others ends it.
+
+    Reading may take hours, so that what can be known early is said early: another encoder, another
+    dimension, an id that was there already.
+    """
+    place: dict[str, str] = {}
+    first: readers.Slides | None = None
+    for done, source in enumerate(sources, 1):
+        part = resume.get(source.path)
+        if part is None:
+            part = readers.read_source(source, options)
+            resume.put(source.path, part)
+        if part.ids:
+            first = first or part
+            _one_encoder([first, part], encoder)
+            if part.vectors.shape[1] != first.vectors.shape[1]:
+                raise MismatchError(
+                    "the files hold vectors of different dimensions",
+                    found=f"{first.source}: {first.vectors.shape[1]}, "
+                    f"{part.source}: {part.vectors.shape[1]}",
+                    hint="ingest one encoder's files at a time",
+                )
+            _check_unique(part.ids, "slide")
+            _check_new(part, place)
+        yield part
+        if progress:
+            progress("reading slides", done, len(sources))
+
+
+def _check_new(part: readers.Slides, place: dict[str, str]) -> None:
+    """Refuse ids that an earlier file has; `place` tells the file of every id so far."""
+    for slide_id in part.ids:
+        if slide_id in place:
+            raise DuplicateIdError(
+                f"slide {slide_id} is in two files",
+                found=f"{place[slide_id]} and {part.source}",
+                hint="every slide needs an id of its own: rename one, or ingest one folder",
+            )
+        place[slide_id] = part.source
+
+
+def _commit_slides(
+    database: Database,
+    parts: list[readers.Slides],
+    paths: Sequence[Path],
+    encoder: str | None,
+    kind: str | None,
+    skip_invalid: bool,
+) -> IngestReport:
+    """Validate all slides together, and upsert them in one commit."""
     skipped: dict[str, tuple[str, ...]] = {}
-    for part in parts:
-        for reason, left_out in part.skipped.items():
-            skipped[reason] = (*skipped.get(reason, ()), *left_out)
+    for reason, left_out in ((r, i) for part in parts for r, i in part.skipped.items()):
+        skipped[reason] = (*skipped.get(reason, ()), *left_out)
     parts = [part for part in parts if part.ids]
     if not parts:
-        raise InputError("no slide was found in the files given", found=some(paths))
-
+        raise InputError(
+            "no slide was found in the files given",
+            found="; ".join(f"{reason}: {some(v)}" for reason, v in skipped.items()) or some(paths),
+        )
     encoder = _one_encoder(parts, encoder)
     kind = encoder_kind(encoder, kind)
-    dims = {part.vectors.shape[1] for part in parts}
-    if len(dims) > 1:
-        raise MismatchError(
-            "the files hold vectors of different dimensions",
-            found=", ".join(f"{p.source}: {p.vectors.shape[1]}" for p in parts[:4]),
-            hint="ingest one encoder's files at a time",
-        )
     ids = [i for part in parts for i in part.ids]
-    _check_unique(ids, "slide")
     vectors = np.concatenate([part.vectors for part in parts])
     facts = {"encoder": encoder, "kind": kind, "dim": vectors.shape[1]}
     _check_facts(database, SLIDES, facts)
@@ -93,7 +149,7 @@ def ingest_slides(
     )
     metadata = pa.concat_tables(
         [_with_rows(part.metadata, len(part.ids)) for part in parts], promote_options="permissive"
-    )
+    ).combine_chunks()
     rows, notes = _rows(SLIDES, ids, vectors, metadata, keep)
     if kind == FEATURES_KIND and (missing := int(np.isnan(vectors[keep]).sum())):
         affected = int(np.isnan(vectors[keep]).any(axis=1).sum())

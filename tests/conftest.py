@@ -151,3 +151,9 @@ def unchanged() -> Iterator[Callable[[Path], None]]:
     assert before, "the test named no directory to watch"
     for path, digest in before.items():
         assert tree_hash(path) == digest, f"{path} has changed"
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep what an interrupted ingest leaves out of the user's cache directory."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))

@@ -21,7 +21,7 @@ LAYERS = (
     {"api", "demo"},
     {"query", "align", "export", "ingest", "stratify", "plots", "overview", "synth"},
     {"evaluate", "predict", "reference", "space", "index", "recipes", "genesets", "readers",
-     "genes", "database"},
+     "genes", "database", "resume"},
     {"records", "vectors", "schema", "errors", "files", "barcodes", "encoders", "threads",
      "data"},
 )  # fmt: skip

@@ -132,8 +132,8 @@ def test_duplicate_ids(cli: Cli, aligned: Path, unchanged: Watch, tmp_path: Path
     unchanged(aligned)
     path = slide_file(tmp_path / "s.parquet", vectors(5), "abcab")
     refused(cli("--db", aligned, *SLIDES_IN, path, *ENCODER), "2 slide ids", "a, b")
-    path = slide_file(tmp_path / "t.parquet", vectors(1), "c")
-    refused(cli("--db", aligned, *SLIDES_IN, path, path, *ENCODER), "1 slide ids", "c")
+    one, other = (slide_file(tmp_path / f"{n}.parquet", vectors(1), "c") for n in "tu")
+    refused(cli("--db", aligned, *SLIDES_IN, one, other, *ENCODER), "slide c is in two files")
 
 
 # Vectors -----------------------------------------------------------------------------------------

@@ -147,7 +147,9 @@ def main() -> None:
     sizes = {p.name: p.stat().st_size for p in sorted(OUTPUT.iterdir()) if p.is_file()}
     for name, size in sizes.items():
         print(f"{size:>9,}  {name}")
-    print(f"{len(spots)} spots, {n_profiles} with RNA, {n_genes} genes, {sum(sizes.values()):,} bytes")
+    print(
+        f"{len(spots)} spots, {n_profiles} with RNA, {n_genes} genes, {sum(sizes.values()):,} bytes"
+    )
     if sum(sizes.values()) > LIMIT:
         raise SystemExit(f"the folder is over {LIMIT:,} bytes")
 

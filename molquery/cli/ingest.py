@@ -52,7 +52,12 @@ def slides(
     kind: str | None,
     skip_invalid: bool,
 ) -> None:
-    """Slide embeddings: Parquet, Arrow, CSV/TSV, TRIDENT .h5 (file or folder), AnnData .h5ad."""
+    """Slide embeddings from files, directories, globs in quotes, or text files of paths.
+
+    Formats: TRIDENT, CLAM, STAMP (patches are mean-pooled), TITAN and PRISM pickles, LazySlide
+    stores, AnnData, Parquet, Arrow, CSV/TSV, .npy and .npz; see docs/inputs.md. An ingest that
+    was interrupted goes on where it ended.
+    """
     database = open_database(ctx)
     from molquery import readers
     from molquery.ingest import ingest_slides

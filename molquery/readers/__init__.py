@@ -10,10 +10,13 @@ from molquery.readers.registry import (
     PROFILE_READERS,
     SLIDE_READERS,
     TABLE_READERS,
+    find_slides,
     read_profiles,
     read_slides,
+    read_source,
     read_table,
 )
+from molquery.readers.sources import Source
 
 __all__ = [
     "PROFILE_READERS",
@@ -23,7 +26,10 @@ __all__ = [
     "Profiles",
     "Reader",
     "Slides",
+    "Source",
+    "find_slides",
     "read_profiles",
     "read_slides",
+    "read_source",
     "read_table",
 ]

@@ -73,6 +73,7 @@ class Options:
         genes_in: 'rows' or 'columns' of an expression matrix.
         gene_column: column of gene identifiers (of `var` in .h5ad; the default is its index).
         layer: layer of .h5ad to read profiles from, instead of `X`.
+        encoder: of several encoders' folders in one output directory, the one to read.
     """
 
     id: str | None = None
@@ -80,6 +81,22 @@ class Options:
     genes_in: str | None = None
     gene_column: str | None = None
     layer: str | None = None
+    encoder: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Input:
+    """What one tool writes, and how it is taken in: a row of `docs/inputs.md`.
+
+    Attributes:
+        tool: the tool, as its users call it.
+        layout: the folders and files that it writes.
+        arguments: what follows `molquery ingest slides`.
+    """
+
+    tool: str
+    layout: str
+    arguments: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,8 +108,10 @@ class Reader(Generic[T]):
         sniff: (path, first bytes of the file) -> whether this is the format. It looks at content,
             never at the extension, and raises FileFormatError where the file is damaged.
         read: (path, options) -> the content.
+        inputs: the tools that write this format, for the documentation.
     """
 
     name: str
     sniff: Callable[[Path, bytes], bool] = field(repr=False)
     read: Callable[[Path, Options], T] = field(repr=False)
+    inputs: tuple[Input, ...] = field(default=(), repr=False)
