@@ -25,6 +25,7 @@ _HOME = {
     "open": ("molquery.api", "open_database"),
 }
 
+
 def __getattr__(name: str) -> Any:
     """Public names load when they are used, so that `molquery --help` stays quick."""
     if name not in _HOME:

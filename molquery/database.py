@@ -24,7 +24,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from filelock import FileLock, Timeout
 
 from molquery import schema
 from molquery.errors import ColumnError, DatabaseError, FilterError, printable
@@ -124,6 +123,8 @@ class Database:
     @contextmanager
     def writing(self) -> Iterator[None]:
         """Hold the database's write lock; waits for another writer for up to a minute."""
+        from filelock import FileLock, Timeout
+
         lock = FileLock(self.path / schema.LOCK, timeout=_LOCK_SECONDS, is_singleton=True)
         try:
             with lock:
@@ -228,7 +229,11 @@ class Database:
             if where is None:
                 raise self._damaged(spec, error) from error
             raise self._bad_filter(spec, where, str(error)) from error
-        return table.sort_by(spec.key).select(list(dict.fromkeys(columns)))
+        keys = table[spec.key].to_numpy()
+        order = np.argsort(keys, kind="stable")
+        if (order[1:] < order[:-1]).any():  # rows are mostly stored in key order: then no copy
+            table = table.take(pa.array(order))
+        return table.select(list(dict.fromkeys(columns)))
 
     def _bad_filter(self, spec: TableSpec, where: str, text: str) -> FilterError:
         columns = ", ".join(self.metadata_columns(spec))
@@ -290,6 +295,8 @@ class Database:
         """Make a table from its first rows. It counts as there once the manifest names it."""
         import lance
         import lancedb
+
+        rows = rows.take(pa.array(np.argsort(rows[spec.key].to_numpy(), kind="stable")))
 
         told = rows.schema.with_metadata({_FACTS: json.dumps(dict(facts)).encode()})
         # LanceDB makes the table; Lance writes the rows, because LanceDB refuses NaN in vectors,

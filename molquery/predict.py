@@ -31,7 +31,7 @@ from molquery.database import Database, list_to_matrix
 from molquery.schema import PROFILES, SLIDES
 from molquery.space import TEMPERATURE, Fold, SharedSpace
 from molquery.threads import parallel
-from molquery.vectors import Float, Ints, Matrix, Strings, group_means
+from molquery.vectors import Float, Ints, Matrix, Strings, group_means, principal_components
 
 PATIENT_SCHEME = "patient"
 SITE_SCHEME = "site"
@@ -94,14 +94,18 @@ class Operator:
     @cached_property
     def dense(self) -> Matrix:
         """The whole operator as one matrix (n_slides, n_reference), for archives where it fits."""
-        out = np.empty((len(self.weights), self.n_reference), np.float32)
+        out = np.zeros((len(self.weights), self.n_reference), np.float32)
+        share = self.soft_share[:, None]
+        padded = self.neighbours < 0
+        if padded.any():
+            rows, slots = np.nonzero(~padded)
+            out[rows, self.neighbours[rows, slots]] = (share * self.weights)[rows, slots]
+        else:
+            np.put_along_axis(out, self.neighbours, share * self.weights, axis=1)
+        linear = (1 - share) * self.components
         for g in np.unique(self.group):
-            rows = np.flatnonzero(self.group == g)
-            out[rows] = self.components[rows] @ self.solvers[g]
-        out *= 1 - self.soft_share[:, None]
-        rows, slots = np.nonzero(self.neighbours >= 0)
-        columns = self.neighbours[rows, slots]
-        out[rows, columns] += self.soft_share[rows] * self.weights[rows, slots]
+            mine = np.flatnonzero(self.group == g)
+            out[mine] += linear[mine] @ self.solvers[g]
         return out
 
     def _soft(self, scores: Matrix, rows: Ints) -> Matrix:
@@ -241,10 +245,9 @@ def _ridge(
 
     p = x.shape[1]
     centre = x.mean(axis=0)
-    _, vectors = np.linalg.eigh((x - centre).T @ (x - centre))
+    _, vectors = principal_components(x, COMPONENTS)
     directions = np.zeros((p, COMPONENTS), np.float32)
-    kept = min(COMPONENTS, p)
-    directions[:, :kept] = vectors[:, ::-1][:, :kept]
+    directions[:, : vectors.shape[1]] = vectors
     reduced = (x - centre) @ directions.astype(np.float64)
     same = (cohorts[:, None] == cohorts[None, :]).astype(np.float64)
     kernel = reduced @ reduced.T / p * (1 + OWN_SLOPE * same) / (1 + OWN_SLOPE)

@@ -61,7 +61,8 @@ class Predictability:
 
     R² is 1 - SS_res / SS_tot against measured scores; r is Pearson's correlation. `within_r` is the
     mean over cohorts of the correlation inside each cohort: the honest number where cohorts differ
-    in tissue. None where it cannot be computed (a constant score, too few pairs).
+    in tissue. None where it cannot be computed (a constant score, too few pairs). `rank` is the
+    place among `of` Hallmark sets; `split_on` names what was held out together.
     """
 
     n_pairs: int
@@ -73,6 +74,7 @@ class Predictability:
     site_within_r: float | None
     rank: int | None = None
     of: int | None = None
+    split_on: str = "patient_id"
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,10 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import TypeVar
-
-from threadpoolctl import threadpool_limits
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -36,6 +33,10 @@ def parallel(
             if done:
                 done(len(results))
         return results
+    from concurrent.futures import ThreadPoolExecutor, as_completed
+
+    from threadpoolctl import threadpool_limits
+
     with threadpool_limits(limits=1), ThreadPoolExecutor(_processors()) as pool:
         futures = [pool.submit(function, item) for item in items]
         for count, _ in enumerate(as_completed(futures), start=1):

@@ -76,6 +76,20 @@ def group_means(keys: npt.NDArray[Any], values: npt.NDArray[Any]) -> tuple[Any, 
     return names, total / counts[:, None]
 
 
+def principal_components(values: Matrix | Float, count: int) -> tuple[Float, Float]:
+    """The variances (m,) and directions (d, m) of the leading principal components.
+
+    Works in whichever of rows and columns of `values` (n, d) is the smaller dimension.
+    """
+    centred = values.astype(np.float64) - values.mean(axis=0, dtype=np.float64)
+    n, d = centred.shape
+    count = min(count, n - 1, d)
+    small = centred.T @ centred if d <= n else centred @ centred.T
+    variances, vectors = np.linalg.eigh(small / n)
+    variances, vectors = np.maximum(variances[::-1][:count], 1e-12), vectors[:, ::-1][:, :count]
+    return variances, vectors if d <= n else centred.T @ vectors / np.sqrt(n * variances)
+
+
 def unit(matrix: npt.ArrayLike) -> Matrix:
     """Rows of an (n, d) array scaled to Euclidean norm 1, float32; zero rows stay zero."""
     rows = np.asarray(matrix, dtype=np.float32)

@@ -290,7 +290,7 @@ def test_from_files_to_an_answer(
     joined = ok("ingest", "metadata", files.metadata, "--on", "patient_id")
     assert f"matched {n} of {n} slides by patient_id" in joined.out
     aligned = ok("align", "--method", "cca")
-    assert "Retrieval of held-out patients" in aligned.out
+    assert "Retrieval, patients held out" in aligned.out
     assert "sites held out" in aligned.out
     built = ok("index", "build")
     assert "recall@10 1.000" in built.out

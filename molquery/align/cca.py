@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from molquery.space import Head, Layer
-from molquery.vectors import Float, Matrix
+from molquery.vectors import Float, Matrix, principal_components
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,20 +38,6 @@ class CCA:
     rz: float = 3.0
 
 
-def principal_components(z: Matrix, count: int) -> tuple[Float, Float]:
-    """The variances (m,) and directions (n_genes, m) of the leading principal components of z.
-
-    Works in whichever of genes and profiles is the smaller dimension.
-    """
-    centred = z.astype(np.float64) - z.mean(axis=0)
-    n, genes = centred.shape
-    count = min(count, n - 1, genes)
-    small = centred.T @ centred if genes <= n else centred @ centred.T
-    values, vectors = np.linalg.eigh(small / n)
-    values, vectors = np.maximum(values[::-1][:count], 1e-12), vectors[:, ::-1][:, :count]
-    return values, vectors if genes <= n else centred.T @ vectors / np.sqrt(n * values)
-
-
 def fit_cca(x: Matrix, z: Matrix, reference_z: Matrix, settings: CCA) -> tuple[Head, Head, Float]:
     """Linear heads of slides and profiles, and the canonical correlations (dim,).
 
@@ -68,10 +54,9 @@ def fit_cca(x: Matrix, z: Matrix, reference_z: Matrix, settings: CCA) -> tuple[H
     components = (z - centre_z) @ to_components
     components -= components.mean(axis=0)
 
-    centred = x.astype(np.float64) - centre_x
-    values, vectors = np.linalg.eigh(centred.T @ centred / n)
-    whiten = vectors / np.sqrt(np.maximum(values, 0.0) + settings.rx * p / n)
-    cross = whiten.T @ (centred.T @ components) / n
+    values, vectors = principal_components(x, p)
+    whiten = vectors / np.sqrt(values + settings.rx * p / n)
+    cross = whiten.T @ ((x - centre_x).T @ components) / n
     left, correlations, right = np.linalg.svd(cross, full_matrices=False)
     dim = min(settings.dim, len(correlations))
     scale = correlations[:dim]

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from molquery import index, predict
-from molquery.align.cca import CCA, fit_cca, principal_components
+from molquery.align.cca import CCA, fit_cca
 from molquery.align.inputs import fit_profile_input, fit_slide_input
 from molquery.align.pairs import Pairs, load_pairs
 from molquery.database import Database
@@ -35,12 +35,15 @@ from molquery.space import (
     save_space,
 )
 from molquery.threads import parallel
-from molquery.vectors import Bools, Ints, Matrix, group_means
+from molquery.vectors import Bools, Ints, Matrix, group_means, principal_components
 
 METHODS = ("cca", "infonce")
 N_FOLDS = 5
 _VALIDATION = 0.2
 _MAX_ANCHORS = 5000
+#: A smaller gain of the contrastive heads on one inner split is within what a split does by itself
+#: (within-cohort r varied by 0.01 between splits of 1,647 patients), so the closed form is kept.
+_WORTH = 0.01
 
 #: Called with (stage, steps done, steps in all, what to show beside it).
 Progress = Callable[[str, int, int, str], None]
@@ -99,7 +102,8 @@ def align(
     method = settings.method
     if method == "auto":
         comparison = _compare(pairs, kind, settings.seed, tell)
-        method = max(METHODS, key=lambda m: comparison[m]["within_r"])
+        gain = comparison["infonce"]["within_r"] - comparison["cca"]["within_r"]
+        method = "infonce" if gain > _WORTH else "cca"
     plan = _plan_folds(pairs, settings.seed, notes)
 
     def fit(held: set[str]) -> Model:
@@ -131,8 +135,8 @@ def align(
     tell("projecting", 0, 2, "slides and profiles")
     space = save_space(database, name, facts, final, folds)
     _activate(database, space, pairs, tell)
-    if "comparison" in facts and comparison:
-        notes.append(f"{method} was chosen on an inner split of the patients")
+    if comparison:
+        notes.append(f"{method} was chosen on an inner split by {settings.split_on}")
     return AlignReport(
         space, len(pairs.slides.ids), len(pairs.profiles.ids), comparison, tuple(notes)
     )

@@ -9,7 +9,7 @@ import click
 import pyarrow as pa
 
 from molquery.cli.options import open_engine, output_options
-from molquery.cli.render import emit, number, print_table
+from molquery.cli.render import emit, held_out, number, print_table
 
 
 @click.command(epilog="\b\nExample:\n  molquery evaluate --format json --output evaluation.json")
@@ -39,12 +39,13 @@ def evaluate(ctx: click.Context, format_: str | None, output: Path | None, overw
 
 def print_summary(summary: Any) -> None:
     """Retrieval, the ends of the spectrum, and the medians."""
+    what = held_out(summary.split_on)
     rows = []
     for key, figures in summary.retrieval.items():
         scheme, direction, *rest = key.split(".")
         rows.append(
             {
-                "held out": f"{scheme}s",
+                "held out": "sites" if scheme == "site" else what,
                 "retrieval": direction.replace("_", " "),
                 "gallery": f"{figures['gallery']}" + (" (own cohort)" if rest else ""),
                 "R@1": figures["recall1"],
@@ -54,11 +55,11 @@ def print_summary(summary: Any) -> None:
                 "fold@10 over random": figures["fold10"],
             }
         )
-    click.echo("\nRetrieval of held-out patients (gallery = the fold; mean over folds)")
+    click.echo(f"\nRetrieval, {what} held out (gallery = the fold; mean over folds)")
     print_table(pa.Table.from_pylist(rows))
     spectrum = summary.spectrum
     click.echo(
-        f"\nPredictability of {len(spectrum)} Hallmark sets in held-out patients "
+        f"\nPredictability of {len(spectrum)} Hallmark sets, {what} held out "
         "(H&E-predicted against measured)"
     )
     if not spectrum:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import importlib.abc
 import os
 import sys
 from importlib.machinery import ModuleSpec
@@ -37,7 +36,7 @@ COMMANDS = {
 READS_ONLY = {"search", "retrieve", "score", "stratify", "evaluate", "info"}
 
 
-class _PandasLater(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+class _PandasLater:
     """Keeps pyarrow from importing pandas, if it is installed, while Lance is imported.
 
     pyarrow asks for pandas whenever it makes a scalar (its pandas shim), and Lance makes one when
@@ -47,7 +46,11 @@ class _PandasLater(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
         """A pandas that cannot be imported, until Lance has been; all else is left alone."""
         waiting = not hasattr(sys.modules.get("lance"), "LanceDataset")
-        return ModuleSpec(name, self) if name == "pandas" and waiting else None
+        loader: Any = self  # importlib.abc, which would say so, takes 10 ms to import
+        return ModuleSpec(name, loader) if name == "pandas" and waiting else None
+
+    def create_module(self, spec: ModuleSpec) -> None:
+        """The default module."""
 
     def exec_module(self, module: ModuleType) -> None:
         """Refuse, as if pandas were not installed."""

@@ -120,7 +120,8 @@ def number(value: float | None, digits: int = 2) -> str:
 def predictability_lines(p: Any) -> list[str]:
     """What held-out patients say about a signature, in two or three plain lines."""
     lines = [
-        f"Predictability (H&E-predicted against measured, {p.n_pairs} held-out patients): "
+        f"Predictability (H&E-predicted against measured, {p.n_pairs} profiles, "
+        f"{held_out(p.split_on)} held out): "
         f"R² {number(p.r2)}, r {number(p.r)}, within cohorts r {number(p.within_r)}"
         + (f"; sites held out: R² {number(p.site_r2)}, within cohorts r {number(p.site_within_r)}"
            if p.site_r2 is not None else "")
@@ -133,6 +134,11 @@ def predictability_lines(p: Any) -> list[str]:
         named = ", ".join(f"{c} {r:.2f}" for c, r in weak.items())
         lines.append(f"  weak within {named}")
     return lines
+
+
+def held_out(split_on: str) -> str:
+    """What was held out together, in words: patients, or the values of another column."""
+    return "patients" if split_on == "patient_id" else f"{split_on} values"
 
 
 def coverage_line(coverage: Any) -> str:

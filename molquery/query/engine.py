@@ -147,9 +147,13 @@ class Engine:
 
     def _pairs(self, operator: Operator) -> HeldOutPairs:
         pair_on = self.facts["settings"]["pair_on"]
-        table = self.database.read(PROFILES, [PROFILES.key, pair_on], dataset=self._profiles)
+        if pair_on == schema.PATIENT:
+            keys = self.reference.patients
+        else:
+            table = self.database.read(PROFILES, [pair_on], dataset=self._profiles)
+            keys = _text(table[pair_on])
         rows_of: dict[str, list[int]] = {}
-        for j, key in enumerate(_text(table[pair_on])):
+        for j, key in enumerate(keys):
             if key:
                 rows_of.setdefault(str(key), []).append(j)
         both = [
@@ -167,7 +171,9 @@ class Engine:
         bar = prepared.standing(found) + 1e-6
         better = sum(prepared.standing(other) > bar for other in self.spectrum.values())
         of = len(self.spectrum)
-        return replace(found, rank=better + 1 if of else None, of=of or None)
+        return replace(
+            found, rank=better + 1 if of else None, of=of or None, split_on=self.facts["split_on"]
+        )
 
     @cached_property
     def slide_vectors(self) -> Matrix:

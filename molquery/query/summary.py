@@ -24,6 +24,7 @@ class Summary:
     retrieval: Mapping[str, Mapping[str, float]]
     spectrum: Mapping[str, Predictability]
     medians: Mapping[str, float | None]
+    split_on: str
     provenance: Provenance
 
     def to_dict(self) -> dict[str, Any]:
@@ -32,6 +33,7 @@ class Summary:
             "retrieval": {k: dict(v) for k, v in self.retrieval.items()},
             "spectrum": {k: asdict(v) for k, v in self.spectrum.items()},
             "medians": dict(self.medians),
+            "split_on": self.split_on,
             "provenance": asdict(self.provenance),
         }
 
@@ -48,4 +50,5 @@ def held_out_summary(engine: Engine) -> Summary:
         "site_within_r": median([p.site_within_r for p in values]),
     }
     provenance = engine.provenance("held-out", {"folds": "by patient and by site"})
-    return Summary(engine.facts["retrieval"], spectrum, medians, provenance)
+    split_on = str(engine.facts["split_on"])
+    return Summary(engine.facts["retrieval"], spectrum, medians, split_on, provenance)
