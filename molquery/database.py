@@ -27,12 +27,13 @@ import pyarrow as pa
 
 from molquery import schema
 from molquery.errors import ColumnError, DatabaseError, FilterError, printable
-from molquery.files import write_bytes
+from molquery.files import atomic_path, sha256_file, write_bytes
 from molquery.schema import TableSpec
 from molquery.vectors import Matrix
 
 _FACTS = b"molquery"
 _LOCK_SECONDS = 60.0
+_SIDECARS = "sidecars"
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,18 +186,29 @@ class Database:
         )
 
     def version(self, spec: TableSpec) -> int:
-        """The table's newest version number."""
-        return int(self.dataset(spec).version)
+        """The table's newest version number, from the names of its manifests.
 
-    def vectors_version(self, spec: TableSpec, dataset: Any = None) -> int:
+        Lance names them by version, or by 2^64 - 1 - version so that the newest comes first. To
+        read the names is all that most queries need of Lance, which takes long to import.
+        """
+        try:
+            names = os.listdir(self.path / f"{spec.name}.lance" / "_versions")
+        except OSError:
+            names = []
+        numbers = [int(n[:-9]) for n in names if n.endswith(".manifest") and n[:-9].isdigit()]
+        if not numbers:
+            return int(self.dataset(spec).version)
+        return max(n if n < 2**63 else 2**64 - 1 - n for n in numbers)
+
+    def vectors_version(self, spec: TableSpec) -> int:
         """The version at which rows or vectors last changed; later ones changed metadata only."""
-        version = int((dataset or self.dataset(spec)).version)
+        version = self.version(spec)
         entry = self.manifest()["tables"].get(spec.name, {})
         return int(entry["vectors_version"]) if entry.get("version") == version else version
 
     def facts(self, spec: TableSpec) -> dict[str, Any]:
         """What holds for every row: encoder, kind, dim of slides; genes, scale of profiles."""
-        return _facts(self.dataset(spec).schema)
+        return facts_of(self.dataset(spec).schema)
 
     def metadata_columns(self, spec: TableSpec) -> list[str]:
         """The names of the columns that a filter may use."""
@@ -234,6 +246,45 @@ class Database:
         if (order[1:] < order[:-1]).any():  # rows are mostly stored in key order: then no copy
             table = table.take(pa.array(order))
         return table.select(list(dict.fromkeys(columns)))
+
+    def read_sidecar(self, spec: TableSpec, columns: Sequence[str]) -> pa.Table:
+        """As `read`, from the sidecar file of the table when it is current, whole and has them.
+
+        The result is memory-mapped and carries the table's facts as schema metadata.
+        """
+        entry = self.manifest().get(_SIDECARS, {}).get(spec.name)
+        path = self._sidecar(spec)
+        if (
+            entry is not None
+            and entry["vectors_version"] == self.vectors_version(spec)
+            and set(columns) <= set(entry["columns"])
+            and path.is_file()
+            and sha256_file(path) == entry["sha256"]
+        ):
+            return pa.ipc.open_file(pa.memory_map(str(path))).read_all().select(columns)
+        dataset = self.dataset(spec)
+        table = self.read(spec, columns, dataset=dataset)
+        return table.replace_schema_metadata(dataset.schema.metadata)
+
+    def write_sidecar(self, spec: TableSpec, columns: Sequence[str]) -> None:
+        """Keep columns of a table in an Arrow file that opens without Lance."""
+        dataset = self.dataset(spec)
+        with self.writing():
+            table = self.read(spec, columns, dataset=dataset)
+            table = table.replace_schema_metadata(dataset.schema.metadata)
+            path = self._sidecar(spec)
+            path.parent.mkdir(exist_ok=True)
+            with atomic_path(path) as temporary, pa.ipc.new_file(temporary, table.schema) as file:
+                file.write_table(table)
+            entry = {
+                "columns": list(table.schema.names),
+                "vectors_version": self.vectors_version(spec),
+                "sha256": sha256_file(path),
+            }
+            self.update_manifest(lambda m: m.setdefault(_SIDECARS, {}).update({spec.name: entry}))
+
+    def _sidecar(self, spec: TableSpec) -> Path:
+        return self.path / schema.INDEXES / f"{spec.name}.arrow"
 
     def _bad_filter(self, spec: TableSpec, where: str, text: str) -> FilterError:
         columns = ", ".join(self.metadata_columns(spec))
@@ -425,7 +476,8 @@ def cast_like(rows: pa.Table, target: pa.Schema) -> pa.Table:
     return rows
 
 
-def _facts(table_schema: pa.Schema) -> dict[str, Any]:
+def facts_of(table_schema: pa.Schema) -> dict[str, Any]:
+    """The facts that a table carries in its schema metadata (see `Database.facts`)."""
     return dict(json.loads((table_schema.metadata or {}).get(_FACTS, b"{}")))
 
 

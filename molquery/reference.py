@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from molquery import schema
-from molquery.database import Database, list_to_matrix
+from molquery.database import Database, facts_of, list_to_matrix
 from molquery.errors import GeneSetError, InputError
 from molquery.genesets import scoring
 from molquery.genesets.match import MIN_FRACTION, MIN_GENES, Match, match
@@ -52,18 +52,16 @@ class Moments:
 class Reference:
     """The expression profiles of a database, in key order, ready to score gene sets in."""
 
-    def __init__(self, database: Database, dataset: Any = None) -> None:
-        dataset = dataset or database.dataset(PROFILES)
-        table = database.read(
-            PROFILES,
-            [PROFILES.key, schema.PATIENT, schema.COHORT, PROFILES.vector],
-            dataset=dataset,
-        )
+    #: What is read of the profiles.
+    COLUMNS = (PROFILES.key, schema.PATIENT, schema.COHORT, PROFILES.vector)
+
+    def __init__(self, database: Database) -> None:
+        table = database.read_sidecar(PROFILES, self.COLUMNS)
         self.ids: Strings = _text(table[PROFILES.key])
         self.patients: Strings = _text(table[schema.PATIENT])
         self.cohorts: Strings = _text(table[schema.COHORT])
         self.expression: Matrix = list_to_matrix(table[PROFILES.vector])
-        self.genes: list[str] = list(database.facts(PROFILES)["genes"])
+        self.genes: list[str] = list(facts_of(table.schema)["genes"])
 
     @cached_property
     def moments(self) -> Moments:

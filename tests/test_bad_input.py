@@ -382,7 +382,7 @@ def test_a_database_that_cannot_be_locked(
 
         def __exit__(self, *_: object) -> None: ...
 
-    monkeypatch.setattr("molquery.database.FileLock", Locked)
+    monkeypatch.setattr("filelock.FileLock", Locked)
     unchanged(aligned_copy)
     refused(cli("--db", aligned_copy, *SLIDES_IN, path, *ENCODER), "cannot be written")
 

@@ -99,6 +99,16 @@ def test_within_ranks_by_cohort_z(engine: Engine, predicted: Float) -> None:
     np.testing.assert_allclose(found.hits["cohort_z"], [z[i] for i in ids(found)], atol=1e-5)
 
 
+def test_a_remembered_answer_is_the_same_and_filters_still_apply(engine: Engine) -> None:
+    fresh = search(engine, HYPOXIA, k=20)
+    again = search(engine, HYPOXIA, k=20)
+    assert again.to_dict() == fresh.to_dict()
+    cohort = fresh.hits["cohort"][0].as_py()
+    some = search(engine, HYPOXIA, k=20, where=f"cohort = '{cohort}'")
+    assert set(some.hits["cohort"].to_pylist()) == {cohort}
+    assert ids(some) != ids(fresh)
+
+
 def test_within_any_column(engine: Engine, predicted: Float) -> None:
     found = search(engine, HYPOXIA, k=3, within="sex", null=0)
     assert "sex_z" in found.hits.column_names
@@ -111,6 +121,7 @@ def test_within_any_column(engine: Engine, predicted: Float) -> None:
 def test_ties_break_by_id(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     level = np.round(engine.predict(engine.reference.score([HYPOXIA]).scores), 0)
     monkeypatch.setattr(engine, "predict", lambda scores: level)
+    monkeypatch.setattr(engine, "answers", {})
     found = search(engine, HYPOXIA, k=10_000, null=0).hits
     keys = list(zip((-found["score"].to_numpy()).tolist(), found["slide_id"].to_pylist(),
                     strict=True))  # fmt: skip
@@ -197,7 +208,7 @@ def test_null_is_off_refused_or_remembered(engine: Engine) -> None:
         with pytest.raises(InputError, match="at least 100"):
             search(engine, HYPOXIA, null=count)
     a, b = (search(engine, HYPOXIA, null=150).hits["p"].to_pylist() for _ in range(2))
-    engine.null_p.clear()
+    engine.answers.clear()
     assert search(engine, HYPOXIA, null=150).hits["p"].to_pylist() == a == b
 
 

@@ -32,8 +32,8 @@ COMMANDS = {
 }
 
 
-#: Commands that open the tables before they import anything that needs pandas.
-READS_ONLY = {"search", "retrieve", "score", "stratify", "evaluate", "info"}
+#: Commands that read nothing but the database and gene sets, so that they never need pandas.
+READS_ONLY = {"search", "score", "stratify", "evaluate", "info"}
 
 
 class _PandasLater:

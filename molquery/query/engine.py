@@ -41,37 +41,40 @@ class Engine:
         self.database = database
         self.facts: dict[str, Any] = facts
         self.space_id = str(database.manifest()["spaces"][DEFAULT_SPACE]["space_id"])
-        self._slides = database.dataset(SLIDES)
-        self._profiles = database.dataset(PROFILES)
-        table = database.read(
-            SLIDES, list(dict.fromkeys([SLIDES.key, schema.PATIENT, schema.COHORT,
-                                        facts["settings"]["pair_on"]])), dataset=self._slides
-        )  # fmt: skip
+        self.versions = {spec.name: database.version(spec) for spec in (SLIDES, PROFILES)}
+        table = database.read_sidecar(SLIDES, self.slide_columns)
         self.slide_ids: Strings = _text(table[SLIDES.key])
         self.patients: Strings = _text(table[schema.PATIENT])
         self.cohorts: Strings = _text(table[schema.COHORT])
         self._pair_keys: Strings = _text(table[facts["settings"]["pair_on"]])
         self.notices: list[str] = []
-        #: p of searches already made: (signature hash, random sets, scoring) -> (n_slides,)
-        self.null_p: dict[tuple[str, int, str], Float] = {}
+        #: What searches on this snapshot have computed already (see `molquery.query.search`).
+        self.answers: dict[tuple[Any, ...], Any] = {}
 
     @property
-    def state(self) -> tuple[str, int, int]:
-        """What identifies the snapshot: the space and the two table versions."""
-        return (self.space_id, int(self._slides.version), int(self._profiles.version))
+    def slide_columns(self) -> list[str]:
+        """What is read of the slides."""
+        pair_on = self.facts["settings"]["pair_on"]
+        return list(dict.fromkeys([SLIDES.key, schema.PATIENT, schema.COHORT, pair_on]))
+
+    @cached_property
+    def _slides(self) -> Any:
+        return self.database.dataset(SLIDES, self.versions[SLIDES.name])
+
+    @cached_property
+    def _profiles(self) -> Any:
+        return self.database.dataset(PROFILES, self.versions[PROFILES.name])
 
     def is_current(self) -> bool:
         """True while the database is in the state of this snapshot."""
         space = self.database.manifest()["spaces"].get(DEFAULT_SPACE, {})
-        tables = (self._slides, self._profiles)
-        return space.get("space_id") == self.space_id and all(
-            t.latest_version == t.version for t in tables
-        )
+        now = {spec.name: self.database.version(spec) for spec in (SLIDES, PROFILES)}
+        return space.get("space_id") == self.space_id and now == self.versions
 
     @cached_property
     def reference(self) -> Reference:
         """The expression profiles that signatures are scored in."""
-        reference = Reference(self.database, self._profiles)
+        reference = Reference(self.database)
         if self._stored is not None:
             reference.moments = self._stored.moments
         return reference
@@ -89,6 +92,8 @@ class Engine:
         found = prepared.compute(self.database, space, self.reference, self._pairs)
         try:
             prepared.store(self.database, self.space_id, found)
+            self.database.write_sidecar(SLIDES, self.slide_columns)
+            self.database.write_sidecar(PROFILES, Reference.COLUMNS)
         except (DatabaseError, OutputError):
             self.notices.append("what was computed for this query could not be stored: the next "
                                 "one computes it again")  # fmt: skip
@@ -220,10 +225,7 @@ class Engine:
         return Provenance(
             database=str(self.database.path),
             molquery=__version__,
-            table_versions={
-                SLIDES.name: int(self._slides.version),
-                PROFILES.name: int(self._profiles.version),
-            },
+            table_versions=dict(self.versions),
             space=DEFAULT_SPACE,
             space_id=self.space_id,
             method=method,

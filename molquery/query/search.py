@@ -12,7 +12,7 @@ import pyarrow as pa
 from molquery import index
 from molquery.errors import GeneSetError, IndexFileError, InputError
 from molquery.evaluate.metrics import optional, spearman
-from molquery.genesets.match import MIN_FRACTION, MIN_GENES
+from molquery.genesets.match import MIN_FRACTION, MIN_GENES, Match
 from molquery.query import calibrate
 from molquery.query.engine import Engine
 from molquery.query.vector import signature_vector
@@ -27,6 +27,8 @@ METHODS = ("soft-knn", "vector")
 FLOOR = 0.2
 #: How many candidates the index hands to soft-kNN, per answer wanted, and at least.
 _CANDIDATES_PER_HIT, _MIN_CANDIDATES = 20, 200
+#: Signatures whose answers an engine remembers: some arrays of one number per slide each.
+_REMEMBERED = 32
 
 
 @dataclass(frozen=True)
@@ -133,16 +135,12 @@ def search(
         raise InputError("a null needs at least 100 random sets (0 turns it off)", found=str(null))
     allowed = engine.slides_where(where)
     groups = engine.slide_column(within) if within and within != COHORT else engine.cohorts
-    found, scores = engine.reference.score_one(
-        signature, method=scoring, min_genes=min_genes, min_fraction=min_fraction
+    answer = _answer(engine, signature, scoring, null, min_genes, min_fraction)
+    coverage, predicted = answer.match.coverage, answer.predicted
+    notes = signature_notes(
+        signature, coverage, answer.match.lost, answer.predictability, strict=strict
     )
-    predictability = engine.predictability(scores)
-    notes = signature_notes(signature, found.coverage, found.lost, predictability, strict=strict)
-
-    predicted = engine.predict(scores)[:, 0]
-    vector = signature_vector(engine.slide_vectors, predicted)
-    agreement = optional(spearman(engine.slide_vectors @ vector, predicted))
-    cohort_percentile, cohort_z = calibrate.within_groups(predicted, engine.cohorts)
+    cohort_percentile, cohort_z = answer.cohort_percentile, answer.cohort_z
     order_by = predicted
     if within:
         group_percentile, order_by = calibrate.within_groups(predicted, groups)
@@ -155,7 +153,7 @@ def search(
     index_name = None
     candidates = allowed
     if method == "vector":
-        index_name, candidates = _candidates(engine, vector, allowed, k, use_index, notes)
+        index_name, candidates = _candidates(engine, answer.vector, allowed, k, use_index, notes)
     rows = _top(order_by, candidates, engine, k)
 
     columns: dict[str, Any] = {
@@ -164,17 +162,16 @@ def search(
         "patient_id": engine.patients[rows].tolist(),
         "cohort": [c or None for c in engine.cohorts[rows].tolist()],
         "score": predicted[rows],
-        "percentile": calibrate.percentile(predicted)[rows],
+        "percentile": answer.percentile[rows],
         "cohort_percentile": _nullable(cohort_percentile[rows]),
         "cohort_z": _nullable(cohort_z[rows]),
     }
     if within and within != COHORT:
         columns[f"{within}_z"] = order_by[rows]
-    if null:
-        p = _null_p(engine, signature, found.positions, found.weights, predicted, null, scoring)
-        adjusted = np.full(len(p), np.nan)
-        adjusted[allowed] = calibrate.fdr(p[allowed]) if allowed.any() else []
-        columns["p"], columns["fdr"] = p[rows], adjusted[rows]
+    if answer.p is not None:
+        adjusted = np.full(len(answer.p), np.nan)
+        adjusted[allowed] = calibrate.fdr(answer.p[allowed]) if allowed.any() else []
+        columns["p"], columns["fdr"] = answer.p[rows], adjusted[rows]
     columns["basis"] = engine.basis(rows)
     if not within:
         notes += engine.unseen_note(allowed)
@@ -184,9 +181,9 @@ def search(
         hits=pa.table(columns),
         n_ranked=int(allowed.sum()),
         signature=signature,
-        coverage=found.coverage,
-        predictability=predictability,
-        agreement=agreement,
+        coverage=coverage,
+        predictability=answer.predictability,
+        agreement=answer.agreement,
         provenance=engine.provenance(
             method,
             {
@@ -199,8 +196,8 @@ def search(
             },
             signature=signature.name,
             signature_sha256=signature.sha256,
-            genes_found=found.coverage.found,
-            genes_missing=found.coverage.missing,
+            genes_found=coverage.found,
+            genes_missing=coverage.missing,
             index=index_name,
         ),
         notes=tuple([*notes, *engine.notices]),
@@ -274,20 +271,59 @@ def _nullable(values: Float) -> pa.Array:
     return pa.array(values, mask=np.isnan(values))
 
 
-def _null_p(
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """What a search computes of a signature before it filters and ranks; arrays (n_slides,)."""
+
+    match: Match
+    predictability: Predictability
+    predicted: Float
+    vector: Float
+    agreement: float | None
+    percentile: Float
+    cohort_percentile: Float
+    cohort_z: Float
+    p: Float | None
+
+
+def _answer(
     engine: Engine,
     signature: Signature,
-    positions: Ints,
-    weights: Float,
-    predicted: Float,
-    count: int,
     scoring: str,
-) -> Float:
-    """p (n_slides,) of the predicted scores, remembered per signature."""
-    key = (signature.sha256, count, scoring)
-    if key not in engine.null_p:
+    null: int,
+    min_genes: int,
+    min_fraction: float,
+) -> _Answer:
+    """The answer for a signature, remembered by the engine: asked again, it costs nothing."""
+    key = (signature.sha256, scoring, null, min_genes, min_fraction)
+    if key in engine.answers:
+        return engine.answers[key]  # type: ignore[no-any-return]
+    found, scores = engine.reference.score_one(
+        signature, method=scoring, min_genes=min_genes, min_fraction=min_fraction
+    )
+    predicted = engine.predict(scores)[:, 0]
+    vector = signature_vector(engine.slide_vectors, predicted)
+    cohort_percentile, cohort_z = calibrate.within_groups(predicted, engine.cohorts)
+    p = None
+    if null:
         seed = [0, int(signature.sha256[:8], 16)]
-        sets = calibrate.random_sets(engine.reference, positions, weights, count=count, seed=seed)
-        null = engine.predict(engine.reference.matrix(sets, scoring))
-        engine.null_p[key] = calibrate.null_statistics(predicted, null)[0]
-    return engine.null_p[key]
+        sets = calibrate.random_sets(
+            engine.reference, found.positions, found.weights, count=null, seed=seed
+        )
+        random = engine.predict(engine.reference.matrix(sets, scoring))
+        p = calibrate.null_statistics(predicted, random)[0]
+    answer = _Answer(
+        match=found,
+        predictability=engine.predictability(scores),
+        predicted=predicted,
+        vector=vector,
+        agreement=optional(spearman(engine.slide_vectors @ vector, predicted)),
+        percentile=calibrate.percentile(predicted),
+        cohort_percentile=cohort_percentile,
+        cohort_z=cohort_z,
+        p=p,
+    )
+    if len(engine.answers) >= _REMEMBERED:
+        engine.answers.pop(next(iter(engine.answers)))
+    engine.answers[key] = answer
+    return answer
