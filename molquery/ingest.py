@@ -10,13 +10,15 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
-from molquery import genes, readers, schema
+from molquery import genes, readers, scales, schema
 from molquery.barcodes import patient_of, site_of
 from molquery.database import Database, matrix_to_list
 from molquery.encoders import FEATURES_KIND, encoder_kind
@@ -34,8 +36,6 @@ from molquery.vectors import Matrix, check_rows
 
 Progress = Callable[[str, int, int], None]
 
-#: Expression scales that a database may hold; all but the z-score are read as they are.
-SCALES = ("log2", "ln", "log10", "counts", "tpm", "fpkm", "zscore")
 #: A later file must hold this share of the database's gene panel, or it is another kind of file.
 _PANEL_SHARE = 0.5
 
@@ -120,54 +120,71 @@ def ingest_profiles(
     paths: Sequence[Path],
     *,
     options: readers.Options,
-    scale: str,
+    scale: str | None = None,
     skip_invalid: bool = False,
     progress: Progress | None = None,
 ) -> IngestReport:
-    """Upsert expression profiles; the first file fixes the database's gene panel and scale.
+    """Upsert expression profiles; the first ingest fixes the database's gene panel and scale.
 
     Gene identifiers become current symbols (`molquery.genes`). Counts, TPM and FPKM are stored as
     log2(x + 1), and the report says so; a natural or decimal logarithm is rescaled to base 2.
 
+    Files that hold the same genes are taken together, so that files of one sample each keep the
+    same copy of a repeated gene. Where panels differ, that of the most samples is kept.
+
     Args:
-        scale: one of `SCALES`: the scale that the file's values are in.
+        scale: one of `scales.SCALES`, the scale that the values are in; told from the values when
+            left out, and an error where they admit two readings.
 
     Raises:
         InputError: something is wrong with the files; the database is as it was.
     """
-    if scale not in SCALES:
-        raise InputError(f"{scale} is not a known scale", hint=f"--scale {'|'.join(SCALES)}")
+    known = (*scales.SCALES, *scales.STORED)
+    if scale is not None and scale not in known:
+        raise InputError(f"{scale} is not a known scale", hint=f"--scale {'|'.join(scales.SCALES)}")
+    options = replace(options, scale=scale)
+    files = [file for path in paths for file in readers.profile_files(path)]
     parts = []
-    for path in paths:
-        parts.append(readers.read_profiles(path, options))
+    for file in files:
+        parts.append(readers.read_profiles(file, options))
         if progress:
-            progress("reading profiles", len(parts), len(paths))
+            progress("reading profiles", len(parts), len(files))
     ids = [i for part in parts for i in part.ids]
     if not ids:
         raise InputError("no profile was found in the files given", found=some(paths))
     _check_unique(ids, "profile")
-    notes = [note for part in parts for note in part.notes]
+    sources = len(parts)
+    parts = _together(parts)
+    ids = [i for part in parts for i in part.ids]
+    scale, notes = _scale_of(parts, scale)
+    notes += dict.fromkeys(note for part in parts for note in part.notes)
 
     held = database.facts(PROFILES)["genes"] if database.has(PROFILES) else None
-    panel: list[str] | None = held
-    values: list[Matrix] = []
+    current: list[tuple[list[str], Matrix]] = []
     for part in parts:
-        names, matrix, said = current_symbols(part.genes, part.values)
+        names, matrix, said = current_symbols(
+            part.genes, part.values, kind=options.gene_id or "auto"
+        )
         notes += said
-        if panel is None:
-            panel = names
-        values.append(onto_panel(names, matrix, panel, part.source, notes))
-    assert panel is not None
-    raw = np.concatenate(values)
-    expression, stored, said = _to_stored_scale(raw, scale)
+        current.append((names, matrix))
+    panel: list[str] = held or max(current, key=lambda c: (len(c[1]), len(c[0]), sorted(c[0])))[0]
+    raw = [
+        onto_panel(names, matrix, panel, part.source, notes)
+        for part, (names, matrix) in zip(parts, current, strict=True)
+    ]
+    metadata = pa.concat_tables(
+        [_with_rows(part.metadata, len(part.ids)) for part in parts], promote_options="permissive"
+    )
+    del parts, current  # the matrices as they were read: half of what is held now
+    whole = raw.pop() if len(raw) == 1 else np.concatenate(raw)
+    raw.clear()
+    expression, stored, said = scales.to_stored(whole, scale)
+    del whole
     notes += said
     facts = {"encoder": "expression", "scale": stored, "dim": len(panel), "genes": panel}
     _check_facts(database, PROFILES, facts)
     keep, invalid = check_rows(
         expression, ids, allow_nan=True, skip_invalid=skip_invalid, noun="profile"
-    )
-    metadata = pa.concat_tables(
-        [_with_rows(part.metadata, len(part.ids)) for part in parts], promote_options="permissive"
     )
     rows, said = _rows(PROFILES, ids, expression, metadata, keep)
     space = current_space(database)
@@ -178,10 +195,71 @@ def ingest_profiles(
         updated=counts.updated,
         unchanged=counts.unchanged,
         skipped=invalid,
-        sources=len(parts),
-        facts={"genes": str(len(panel)), "scale": stored},
+        sources=sources,
+        facts={"genes": str(len(panel)), "scale": stored, "read as": scale},
         notes=tuple(notes + said),
     )
+
+
+def _together(parts: Sequence[readers.Profiles]) -> list[readers.Profiles]:
+    """The parts with those of the same genes and scale joined, whatever the order of the genes."""
+    groups: dict[tuple[tuple[str, ...], str | None], list[readers.Profiles]] = {}
+    seen: dict[tuple[str, ...], tuple[str, ...]] = {}
+    for part in parts:
+        key = seen.setdefault(part.genes, tuple(sorted(part.genes)))
+        groups.setdefault((key, part.scale), []).append(part)
+    joined = []
+    for (key, _), group in groups.items():
+        first = group[0]
+        if len(group) == 1:
+            joined.append(first)
+            continue
+        aligned = []
+        for part in group:
+            values = part.values
+            if part.genes != first.genes:
+                ours = sorted(range(len(key)), key=first.genes.__getitem__)
+                theirs = sorted(range(len(key)), key=part.genes.__getitem__)
+                values = np.empty_like(part.values)
+                values[:, ours] = part.values[:, theirs]
+            aligned.append(values)
+        metadata = [_with_rows(part.metadata, len(part.ids)) for part in group]
+        joined.append(
+            replace(
+                first,
+                ids=tuple(i for part in group for i in part.ids),
+                values=np.concatenate(aligned),
+                metadata=pa.concat_tables(metadata, promote_options="permissive"),
+                notes=tuple(dict.fromkeys(note for part in group for note in part.notes)),
+                source=f"{first.source} and {len(group) - 1} more files",
+            )
+        )
+    return joined
+
+
+def _scale_of(parts: Sequence[readers.Profiles], forced: str | None) -> tuple[str, list[str]]:
+    """The scale of all parts, checked against their values, and notes that say how it is known."""
+    notes: list[str] = []
+    found: dict[str, str] = {}
+    for part in parts:
+        facts = scales.facts_of(part.values)
+        scale = forced or part.scale
+        if part.scale and forced and part.scale != forced:
+            raise MismatchError(
+                f"{part.source} is in {part.scale}, not in {forced}", hint=f"--scale {part.scale}"
+            )
+        if scale is None:
+            scale, why = scales.detect(facts, part.source)
+            notes.append(f"scale read as {scale}: {why} (--scale says another)")
+        notes += scales.check(facts, scale, part.source)
+        found[scale] = part.source
+    if len(found) > 1:
+        raise MismatchError(
+            "the files hold expression in different scales",
+            found=", ".join(f"{source}: {scale}" for scale, source in found.items()),
+            hint="ingest one scale at a time, into one database each",
+        )
+    return next(iter(found)), notes
 
 
 def ingest_metadata(database: Database, paths: Sequence[Path], *, on: str) -> MetadataReport:
@@ -398,21 +476,25 @@ def _project(rows: pa.Table, spec: TableSpec, space: SharedSpace | None) -> pa.T
     return rows.append_column(schema.shared_column(space.space_id), matrix_to_list(shared))
 
 
-def current_symbols(names: Sequence[str], values: Matrix) -> tuple[list[str], Matrix, list[str]]:
+def current_symbols(
+    names: Sequence[str], values: Matrix, *, kind: str = "auto"
+) -> tuple[list[str], Matrix, list[str]]:
     """Current gene symbols, one column each.
 
     Of columns with the same current symbol, one that carries it already is kept before a renamed
     one (the other may be a gene of its own that was merged since), then the higher mean.
     """
-    resolved = genes.resolve(names)
-    notes = []
+    resolved = genes.resolve(names, kind=kind)
+    unresolved = sum(symbol is None for symbol in resolved.symbols)
+    notes = [
+        f"genes read as {resolved.kind} identifiers: {len(names) - unresolved} of {len(names)} are "
+        f"known ({genes.table_version()})"
+    ]
     current = [s or n for s, n in zip(resolved.symbols, names, strict=True)]
     dropped = set(resolved.dropped)
     usable = [i for i, n in enumerate(names) if n not in dropped and n]
     best: dict[str, int] = {}
-    with np.errstate(invalid="ignore"):
-        counts = np.maximum((~np.isnan(values)).sum(axis=0), 1)
-        means = np.nansum(values, axis=0, dtype=np.float64) / counts
+    means = _means(values)
     preference = [(n not in resolved.renamed, means[i]) for i, n in enumerate(names)]
     for i in usable:
         kept = best.get(current[i])
@@ -447,6 +529,18 @@ def current_symbols(names: Sequence[str], values: Matrix) -> tuple[list[str], Ma
     return [current[i] for i in order], np.ascontiguousarray(values[:, order]), notes
 
 
+def _means(values: Matrix) -> npt.NDArray[np.float64]:
+    """Mean of every column without its missing values, 0 where all are; a block of rows at once."""
+    total, count = np.zeros(values.shape[1]), np.zeros(values.shape[1])
+    for start in range(0, len(values), 64):
+        block = values[start : start + 64].astype(np.float64)
+        seen = ~np.isnan(block)
+        total += np.where(seen, block, 0).sum(axis=0)
+        count += seen.sum(axis=0)
+    means: npt.NDArray[np.float64] = total / np.maximum(count, 1)
+    return means
+
+
 def onto_panel(
     names: list[str], values: Matrix, panel: list[str], source: str, notes: list[str]
 ) -> Matrix:
@@ -471,32 +565,3 @@ def onto_panel(
             f"missing), {extra} genes outside the panel left out"
         )
     return out
-
-
-def _to_stored_scale(values: Matrix, scale: str) -> tuple[Matrix, str, list[str]]:
-    """Values as they are stored, the name of the stored scale, and what was done to them."""
-    low, high = float(np.nanmin(values)), float(np.nanmax(values))
-    if scale == "zscore":
-        return values, "zscore", []
-    if low < 0:
-        raise InputError(
-            f"the file has negative values, so its scale is not {scale}",
-            found=f"values from {low:.3g} to {high:.3g}",
-            hint="--scale zscore if these are z-scores",
-        )
-    if scale in ("log2", "ln", "log10"):
-        if high > 60:
-            raise InputError(
-                f"the values are too large to be logarithms ({scale})",
-                found=f"values up to {high:.4g}",
-                hint="--scale counts, --scale tpm or --scale fpkm",
-            )
-        factor = {"log2": 1.0, "ln": 1.0 / np.log(2), "log10": np.log2(10)}[scale]
-        notes = [] if scale == "log2" else [f"{scale}(x + 1) rescaled to log2(x + 1)"]
-        return (values * np.float32(factor)).astype(np.float32), "log2", notes
-    if scale == "counts":
-        whole = np.nansum(values.astype(np.float64), axis=1, keepdims=True)
-        whole[whole == 0] = 1.0
-        stored = np.log2(1 + values / whole * 1e4).astype(np.float32)
-        return stored, "log2-cp10k", ["counts stored as log2(1 + counts per 10,000)"]
-    return np.log2(1 + values), f"log2-{scale}", [f"{scale} stored as log2(1 + {scale})"]

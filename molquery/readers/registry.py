@@ -7,6 +7,7 @@ one line in `SLIDE_READERS` or `PROFILE_READERS`. The first reader that recognis
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,7 +15,19 @@ import numpy as np
 import pyarrow as pa
 
 from molquery.errors import FileFormatError, some
-from molquery.readers import arrow, columns, delimited, h5ad, parquet, trident
+from molquery.readers import (
+    arrow,
+    cbioportal,
+    columns,
+    delimited,
+    gct,
+    gdc_star,
+    h5ad,
+    parquet,
+    rsem,
+    salmon,
+    trident,
+)
 from molquery.readers.base import Options, Profiles, Reader, Slides, T
 from molquery.readers.detect import choose, describe, read_head
 from molquery.readers.profile_table import profiles_from_table
@@ -42,7 +55,13 @@ SLIDE_READERS: tuple[Reader[Slides], ...] = (
     *(_through_table(reader, slides_from_table) for reader in TABLE_READERS),
 )
 
+#: Formats with one sample a file; a directory of profiles is read for these alone.
+ONE_SAMPLE_READERS: tuple[Reader[Profiles], ...] = (gdc_star.READER, salmon.READER, rsem.READER)
+
 PROFILE_READERS: tuple[Reader[Profiles], ...] = (
+    *ONE_SAMPLE_READERS,
+    gct.READER,
+    cbioportal.READER,
     h5ad.PROFILES,
     *(_through_table(reader, profiles_from_table) for reader in TABLE_READERS),
 )
@@ -87,6 +106,39 @@ def read_profiles(path: Path, options: Options = DEFAULTS) -> Profiles:
         ColumnError: a column is missing or of the wrong type.
     """
     return choose(PROFILE_READERS, path, "expression profiles").read(path, options)
+
+
+def profile_files(path: Path) -> list[Path]:
+    """The files of profiles that a path stands for: itself, or those of a directory, sorted.
+
+    A directory is searched with all its folders (the GDC and salmon make one a sample), and only
+    for formats with one sample a file: which of several matrices is meant is for the user to say.
+
+    Raises:
+        FileFormatError: a directory holds no such file.
+    """
+    if not path.is_dir():
+        return [path]
+    files = [
+        file
+        for folder, folders, names in os.walk(path)
+        for file in (Path(folder, name) for name in sorted(names) if name[0] not in "._")
+        if folders.sort() is None and file.is_file()
+    ]
+    found = [f for f in files if _one_sample(f)]
+    if not found:
+        raise FileFormatError(
+            f"no files of one expression profile each in {path}",
+            found=some(f.name for f in files) or "no files",
+            hint="name a file in it; read from directories: "
+            + ", ".join(reader.name for reader in ONE_SAMPLE_READERS),
+        )
+    return found
+
+
+def _one_sample(file: Path) -> bool:
+    head = read_head(file)
+    return any(reader.sniff(file, head) for reader in ONE_SAMPLE_READERS)
 
 
 def read_table(path: Path) -> pa.Table:
