@@ -43,7 +43,7 @@ def read_gmt(path: str | Path, *, source: str | None = None) -> tuple[Signature,
             is not a number, not finite or zero.
     """
     path = Path(path)
-    lines = _lines(path)
+    lines = lines_of(path)
     _check_kind(path, lines)
     sets: dict[str, Signature] = {}
     first_line: dict[str, int] = {}
@@ -110,7 +110,7 @@ def join_up_down(signatures: Sequence[Signature]) -> tuple[Signature, ...]:
     return (*signatures, *joined)
 
 
-def _lines(path: Path) -> list[tuple[int, str]]:
+def lines_of(path: Path) -> list[tuple[int, str]]:
     """The lines that are not blank, each with its number in the file, counted from 1."""
     try:
         content = path.read_bytes()
