@@ -41,7 +41,7 @@ def write(path: Path, genes: int, samples: int, seed: int = 0) -> None:
         barcodes = (f"TCGA-{s % 30:02d}-{s:04d}-01" for s in range(samples))
         stream.write("sample\t" + "\t".join(barcodes) + "\n")
         for gene, mean in zip(ids, level, strict=True):
-            row = np.maximum(mean + rng.normal(0, 1, samples), 0) * 1.3
+            row = np.clip(mean + rng.normal(0, 1, samples), 0, 18)
             stream.write(f"{gene}.{len(gene) % 7 + 1}\t" + "\t".join(f"{v:.4f}" for v in row))
             stream.write("\n")
 

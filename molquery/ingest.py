@@ -19,6 +19,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from molquery import genes, readers, scales, schema
+from molquery import keys as keyed
 from molquery.barcodes import patient_of, site_of
 from molquery.database import Database, matrix_to_list
 from molquery.encoders import FEATURES_KIND, encoder_kind
@@ -262,10 +263,14 @@ def _scale_of(parts: Sequence[readers.Profiles], forced: str | None) -> tuple[st
     return next(iter(found)), notes
 
 
-def ingest_metadata(database: Database, paths: Sequence[Path], *, on: str) -> MetadataReport:
-    """Join the columns of tables to slides and profiles that share the key column `on`.
+def ingest_metadata(
+    database: Database, paths: Sequence[Path], *, on: str | None = None
+) -> MetadataReport:
+    """Join the columns of tables to slides and profiles that share a key.
 
-    `on` is `slide_id`, `profile_id`, `patient_id`, or any column that both sides hold. The columns
+    `on` is a column of the file: `slide_id`, `profile_id`, `patient_id`, any column that both
+    sides hold, or a column of TCGA barcodes, which are matched to the ids of the database by the
+    rule of `molquery.keys`. Left out, it is the first column that is called like ids. The columns
     patient_id, cohort and site only fill gaps: a value that differs is kept as it is and counted.
 
     Raises:
@@ -274,42 +279,57 @@ def ingest_metadata(database: Database, paths: Sequence[Path], *, on: str) -> Me
     table = pa.concat_tables(
         [readers.read_table(path) for path in paths], promote_options="permissive"
     )
-    if on not in table.schema.names:
-        raise ColumnError(
-            f"the metadata have no column {on}",
-            found=some(table.schema.names, 20),
-            hint="--on COLUMN names the column to join by",
-        )
+    names = table.schema.names
+    notes: list[str] = []
+    if on is None:
+        on, told = _key_column(names)
+        notes.append(told)
+    if on not in names:
+        same = [name for name in names if readers.columns.normal(name) == on.lower()]
+        if len(same) != 1:
+            raise ColumnError(
+                f"the metadata have no column {on}",
+                found=some(names, 20),
+                hint="--on COLUMN names the column to join by",
+            )
+        table = table.rename_columns([on if name == same[0] else name for name in names])
+        names = table.schema.names
     keys = table[on].cast(pa.string())
     table = table.set_column(table.schema.get_field_index(on), on, keys)
     table = table.filter(keys.is_valid())
     _check_unique(table[on].to_pylist(), on)
+    table = _own_names(table, on)
     specs = [s for s in schema.TABLES.values() if database.has(s)]
-    specs = [s for s in specs if on in database.metadata_columns(s)]
-    if not specs:
-        raise ColumnError(
-            f"neither slides nor profiles have a column {on}",
-            found=some({c for s in schema.TABLES.values() if database.has(s)
-                        for c in database.metadata_columns(s)}, 20),
-            hint="--on slide_id or --on patient_id; ingest slides or profiles first",
-        )  # fmt: skip
     columns = [
         c for c in table.schema.names if c not in (on, SLIDES.key, PROFILES.key)
         and not schema.is_internal(c)
     ]  # fmt: skip
-    notes: list[str] = []
-    joined = {s.name: _join(database, s, table, on, columns, notes) for s in specs}
-    in_file = set(table[on].to_pylist())
-    in_database = {k for held, _, _ in joined.values() for k in held}
-    if not in_file & in_database:
+    joined: dict[str, tuple[list[str], pa.Table, int]] = {}
+    used: set[int] = set()
+    for spec in specs:
+        if found := _match(database, spec, table[on].to_pylist(), on):
+            target, rows, said = found
+            notes += [f"{spec.name}: {note}" for note in said]
+            joined[spec.name] = _join(database, spec, table, target, rows, columns, notes)
+            used.update(row for row in rows if row is not None)
+    if not joined:
+        raise ColumnError(
+            f"neither slides nor profiles have a column {on}",
+            found=some({c for s in specs for c in database.metadata_columns(s)}, 20),
+            hint="--on slide_id or --on patient_id; ingest slides or profiles first",
+        )
+    in_file = table[on].to_pylist()
+    if not used:
+        held = sorted({key for lost, _, _ in joined.values() for key in lost})
         raise InputError(
             f"no {on} of the metadata is in the database",
-            found=f"in the file {some(sorted(in_file), 3)}; "
-            f"in the database {some(sorted(in_database), 3)}",
+            found=f"in the file {some(sorted(in_file), 3)}; in the database {some(held, 3)}",
         )
     for spec in specs:
-        database.set_columns(spec, spec.key, joined[spec.name][1])
-    lost, alone = sorted(in_file - in_database), sorted(in_database - in_file)
+        if spec.name in joined and joined[spec.name][2]:
+            database.set_columns(spec, spec.key, joined[spec.name][1])
+    lost = sorted(key for i, key in enumerate(in_file) if i not in used)
+    alone = sorted({key for missing, _, _ in joined.values() for key in missing})
     return MetadataReport(
         columns=tuple(columns),
         matched={
@@ -323,18 +343,75 @@ def ingest_metadata(database: Database, paths: Sequence[Path], *, on: str) -> Me
     )
 
 
+#: Columns of ids in clinical tables, normalised, from the finest to the coarsest.
+_KEYS = (
+    "slide_id", "profile_id", "sample_id", "sampleid", "sample", "sample_barcode",
+    "bcr_sample_barcode", "patient_id", "patient", "patientid", "_patient",
+    "bcr_patient_barcode", "submitter_id", "case_submitter_id", "case_id",
+)  # fmt: skip
+
+
+def _key_column(names: Sequence[str]) -> tuple[str, str]:
+    at = readers.columns.first_of(names, _KEYS)
+    if at is None:
+        raise ColumnError(
+            "no column of the metadata is called like ids of slides, samples or patients",
+            found=some(names, 20),
+            hint="--on COLUMN names the column to join by",
+        )
+    return names[at], f"joined by column {names[at]} (--on says another)"
+
+
+def _own_names(table: pa.Table, on: str) -> pa.Table:
+    """The table with PATIENT_ID, Cohort and the like called as molquery calls them."""
+    own = (schema.PATIENT, schema.COHORT, schema.SITE)
+    names = table.schema.names
+    for wanted in own:
+        same = [n for n in names if readers.columns.normal(n) == wanted and n != on]
+        if wanted not in names and len(same) == 1:
+            names = [wanted if n == same[0] else n for n in names]
+    return table.rename_columns(names)
+
+
+def _match(
+    database: Database, spec: TableSpec, keys: list[str], on: str
+) -> tuple[str, tuple[int | None, ...], tuple[str, ...]] | None:
+    """Column of a table that the keys belong to, the row for each of its rows, and notes.
+
+    The column of the same name, whole; else the table's ids or patients, whichever match the most.
+    """
+    there = database.metadata_columns(spec)
+    named = [on] if on in there else []
+    best: tuple[int, str, keyed.Matched] | None = None
+    for target in dict.fromkeys([*named, spec.key, schema.PATIENT]):
+        held = database.read(spec, [spec.key, target])[target]
+        if not pa.types.is_string(held.type):
+            held = held.cast(pa.string())
+        found = keyed.match_keys(keys, held.to_pylist())
+        n = sum(row is not None for row in found.rows)
+        if best is None or n > best[0]:
+            best = (n, target, found)
+        if n and target in named:
+            break
+    assert best is not None
+    n, target, found = best
+    if not n and not named:
+        return None
+    said = found.notes
+    if target != on:
+        said = (f"{on} of the file is matched to {target}", *said)
+    return target, found.rows, said
+
+
 def _join(
-    database: Database, spec: TableSpec, table: pa.Table, on: str, columns: list[str],
-    notes: list[str],
-) -> tuple[set[str], pa.Table, int]:  # fmt: skip
-    """Keys held by a table, the columns to set on its matched rows, and how many rows match."""
+    database: Database, spec: TableSpec, table: pa.Table, target: str,
+    rows: tuple[int | None, ...], columns: list[str], notes: list[str],
+) -> tuple[list[str], pa.Table, int]:  # fmt: skip
+    """Keys that no row matches, the columns to set on matched rows, and how many rows match."""
     recognised = [c for c in (schema.PATIENT, schema.COHORT, schema.SITE) if c in columns]
-    held = database.read(spec, [spec.key, on, *recognised])
-    row_of = {k: i for i, k in enumerate(table[on].to_pylist())}
-    keys = held[on].to_pylist()
-    take = [row_of.get(k) for k in keys]
-    matched = pa.array([t is not None for t in take])
-    chosen = table.take(pa.array([t for t in take if t is not None], pa.int64()))
+    held = database.read(spec, list(dict.fromkeys([spec.key, target, *recognised])))
+    matched = pa.array([row is not None for row in rows])
+    chosen = table.take(pa.array([row for row in rows if row is not None], pa.int64()))
     values: dict[str, Any] = {spec.key: held[spec.key].filter(matched)}
     for column in columns:
         fresh = chosen[column]
@@ -352,7 +429,9 @@ def _join(
                 [b if a is None else a for a, b in zip(old, new, strict=True)], pa.string()
             )
         values[column] = fresh
-    return {k for k in keys if k is not None}, pa.table(values), len(chosen)
+    keys = zip(held[target].to_pylist(), rows, strict=True)
+    lost = [str(key) for key, row in keys if row is None and key is not None]
+    return lost, pa.table(values), len(chosen)
 
 
 def _one_encoder(parts: Sequence[readers.Slides], encoder: str | None) -> str:

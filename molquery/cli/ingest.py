@@ -138,25 +138,30 @@ def profiles(
 
 @ingest.command(epilog="\b\nExample:\n  molquery ingest metadata clinical.parquet --on patient_id")
 @_PATHS
-@click.option("--on", required=True, metavar="COLUMN", help="The column to join by.")
+@click.option(
+    "--on", metavar="COLUMN", help="The column to join by; else the first that is called like ids."
+)
 @click.pass_context
-def metadata(ctx: click.Context, paths: tuple[Path, ...], on: str) -> None:
-    """Clinical and other tables, joined to slides and profiles by a shared column."""
+def metadata(ctx: click.Context, paths: tuple[Path, ...], on: str | None) -> None:
+    """Clinical and other tables, joined to slides and profiles by slide, sample or patient id.
+
+    TCGA barcodes of different lengths are matched by their common part, and the report says so.
+    """
     database = open_database(ctx)
     from molquery.ingest import ingest_metadata
 
     report = ingest_metadata(database, paths, on=on)
     click.echo(f"metadata: {len(report.columns)} columns: {some(report.columns, 12)}")
     for table, (matched, total) in report.matched.items():
-        click.echo(f"  matched {matched} of {total} {table} by {on}")
+        click.echo(f"  matched {matched} of {total} {table}")
     if report.n_unmatched_file:
         click.echo(
-            f"  {report.n_unmatched_file} values of {on} are in the file only, "
+            f"  {report.n_unmatched_file} rows of the file match nothing, "
             f"such as {some(report.unmatched_file)}"
         )
     if report.n_unmatched_database:
         click.echo(
-            f"  {report.n_unmatched_database} are in the database only, "
+            f"  {report.n_unmatched_database} ids of the database are not in the file, "
             f"such as {some(report.unmatched_database)}"
         )
     for line in notes_lines(report.notes):

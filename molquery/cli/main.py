@@ -24,6 +24,7 @@ COMMANDS = {
     "stratify": ("stratify", "Split a cohort by the predicted activity of a gene set."),
     "evaluate": ("evaluate", "Print how well held-out patients are retrieved and predicted."),
     "genesets": ("genesets", "List, show, check or register gene sets."),
+    "export": ("export", "Write the database to Parquet and .h5ad."),
     "info": ("info", "Say what the database holds."),
     "demo": ("demo", "Build a database from the example cohort and ask it a question."),
 }

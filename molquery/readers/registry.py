@@ -20,6 +20,7 @@ from molquery.readers import (
     cbioportal,
     columns,
     delimited,
+    exported,
     gct,
     gdc_star,
     h5ad,
@@ -50,6 +51,7 @@ def _through_table(
 
 
 SLIDE_READERS: tuple[Reader[Slides], ...] = (
+    exported.SLIDES_READER,
     trident.READER,
     h5ad.SLIDES,
     *(_through_table(reader, slides_from_table) for reader in TABLE_READERS),
@@ -59,6 +61,7 @@ SLIDE_READERS: tuple[Reader[Slides], ...] = (
 ONE_SAMPLE_READERS: tuple[Reader[Profiles], ...] = (gdc_star.READER, salmon.READER, rsem.READER)
 
 PROFILE_READERS: tuple[Reader[Profiles], ...] = (
+    exported.PROFILES_READER,
     *ONE_SAMPLE_READERS,
     gct.READER,
     cbioportal.READER,
