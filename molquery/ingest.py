@@ -384,7 +384,7 @@ def _match(
     named = [on] if on in there else []
     best: tuple[int, str, keyed.Matched] | None = None
     for target in dict.fromkeys([*named, spec.key, schema.PATIENT]):
-        held = database.read(spec, [spec.key, target])[target]
+        held = database.read(spec, [target])[target]
         if not pa.types.is_string(held.type):
             held = held.cast(pa.string())
         found = keyed.match_keys(keys, held.to_pylist())

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from molquery.errors import FileFormatError, GeneSetError, printable, some
-from molquery.genesets.gmt import lines_of, read_gmt
+from molquery.genesets.gmt import NO_TEXT, lines_of, read_gmt
 from molquery.records import Signature
 
 Line = tuple[int, str]
@@ -134,23 +134,20 @@ def _is_gmx(lines: Sequence[Line], path: Path) -> bool:
     rows = [[field.strip() for field in line.split("\t")] for _, line in lines]
     if len(rows[0]) < 2 or rows[0][0].startswith("#"):
         return False
-    width = len(rows[0])
-    down = _share([field for row in rows[2:] for field in row[:width]])
-    across = _share([field for row in rows for field in row[2:]])
-    if down <= _MOST or _share(rows[0]) > _MOST:
+    if all(field.lower() in NO_TEXT for field in rows[1]):
+        return True
+    # Under a GMX's first two rows every column holds genes; the first two of a GMT hold none.
+    down = _share([field for row in rows[2:] for field in row[:2]])
+    across = _share([field for row in rows[:2] for field in row[2:]])
+    if down <= _MOST:
         return False
-    # Under a GMX's second row every column holds genes; of a GMT the first two do not.
-    names = _share([row[0] for row in rows[2:]])
-    if names < _FEW:
-        return False
-    about_rows = _share([row[1] for row in rows if len(row) > 1])
-    if across > _MOST and about_rows > _FEW and _share(rows[1]) > _FEW:
+    if across > _MOST:
         raise FileFormatError(
             f"{path} may be GMT (one gene set a line) or GMX (one a column)",
             found=f"genes in both directions: {some(rows[0], 3)}",
             hint="give the sets descriptions that are no genes, such as na",
         )
-    return _share(rows[1]) <= _FEW
+    return across < _FEW
 
 
 def _read_gmx(lines: Sequence[Line], path: Path, source: str) -> tuple[Signature, ...]:
