@@ -381,7 +381,7 @@ def _match(
     The column of the same name, whole; else the table's ids or patients, whichever match the most.
     """
     there = database.metadata_columns(spec)
-    named = [on] if on in there else []
+    named = [c for c in dict.fromkeys((on, readers.columns.normal(on))) if c in there]
     best: tuple[int, str, keyed.Matched] | None = None
     for target in dict.fromkeys([*named, spec.key, schema.PATIENT]):
         held = database.read(spec, [target])[target]
