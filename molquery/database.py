@@ -109,11 +109,14 @@ class Database:
         """The manifest as it is on disk now."""
         try:
             manifest = json.loads((self.path / schema.MANIFEST).read_text("utf-8"))
-            int(manifest["format_version"])
+            if not isinstance(manifest["format_version"], int):
+                raise TypeError("its format_version is no number")
+            if manifest["format_version"] == schema.FORMAT_VERSION:
+                manifest["tables"], manifest["spaces"], manifest["indexes"]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise DatabaseError(
                 f"the manifest of {self.path} is damaged",
-                found=str(error),
+                found=f"no {error}" if isinstance(error, KeyError) else str(error),
                 hint="restore manifest.json from a backup; the tables themselves are not touched",
             ) from error
         return dict(manifest)
@@ -225,7 +228,7 @@ class Database:
             if where is None:
                 raise self._damaged(spec, error) from error
             raise self._bad_filter(spec, where, str(error)) from error
-        return table.sort_by(spec.key).select(columns)
+        return table.sort_by(spec.key).select(list(dict.fromkeys(columns)))
 
     def _bad_filter(self, spec: TableSpec, where: str, text: str) -> FilterError:
         columns = ", ".join(self.metadata_columns(spec))
@@ -320,18 +323,21 @@ class Database:
                 dataset.merge_insert(key).when_matched_update_all().execute(update)
             if fresh:
                 self.dataset(spec).merge(values.select([key, *fresh]), key)
-            self._record_version(spec, vectors_changed=not in_sync)
+            # Who a row belongs to decides what may predict it: what is derived must be made anew.
+            owners = {schema.PATIENT, schema.COHORT, schema.SITE} & set(values.schema.names)
+            self._record_version(spec, vectors_changed=not in_sync or bool(owners))
 
     def set_vectors(self, spec: TableSpec, column: str, vectors: Matrix) -> None:
-        """Store `vectors` (n, d), rows in key order, as a new vector column of a table."""
+        """Store `vectors` (n, d), rows in key order, as a vector column of a table."""
         with self.writing():
             in_sync = self._in_sync(spec)
             dataset = self.dataset(spec)
-            if column in dataset.schema.names:
-                dataset.drop_columns([column])
-                dataset = self.dataset(spec)
             keys = self.read(spec, [spec.key], dataset=dataset)
-            dataset.merge(keys.append_column(column, matrix_to_list(vectors)), spec.key)
+            values = keys.append_column(column, matrix_to_list(vectors))
+            if column in dataset.schema.names:
+                dataset.merge_insert(spec.key).when_matched_update_all().execute(values)
+            else:
+                dataset.merge(values, spec.key)
             self._record_version(spec, vectors_changed=not in_sync)
 
     def drop_shared(self, keep: str) -> None:

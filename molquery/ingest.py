@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ import pyarrow as pa
 from molquery import genes, readers, scales, schema
 from molquery import keys as keyed
 from molquery.barcodes import patient_of, site_of
-from molquery.database import Database, matrix_to_list
+from molquery.database import Database, list_to_matrix, matrix_to_list
 from molquery.encoders import FEATURES_KIND, encoder_kind
 from molquery.errors import (
     ColumnError,
@@ -31,6 +31,7 @@ from molquery.errors import (
     some,
 )
 from molquery.records import IngestReport, MetadataReport
+from molquery.resume import Resume, resuming
 from molquery.schema import PROFILES, SLIDES, TableSpec
 from molquery.space import SharedSpace, current_space
 from molquery.vectors import Matrix, check_rows
@@ -51,7 +52,10 @@ def ingest_slides(
     skip_invalid: bool = False,
     progress: Progress | None = None,
 ) -> IngestReport:
-    """Upsert slide embeddings from files or directories; see `molquery.readers` for the formats.
+    """Upsert slide embeddings from files, directories, globs or lists; see `molquery.readers`.
+
+    Files are read one at a time and kept as one vector per slide. An ingest that was interrupted
+    does not read unchanged files again (`molquery.resume`).
 
     Args:
         encoder: name of the slide encoder, where the files do not say it themselves.
@@ -61,31 +65,82 @@ def ingest_slides(
     Raises:
         InputError: something is wrong with the files; the database is as it was.
     """
-    parts: list[readers.Slides] = []
-    for path in paths:
-        for part in readers.read_slides(path, options):
-            parts.append(part)
-            if progress:
-                progress("reading slides", len(parts), 0)
+    options = replace(options, encoder=encoder)
+    with resuming(database.path, options) as resume:
+        sources = readers.find_slides(paths, options)
+        parts = list(_read_slides(sources, options, resume, encoder, progress))
+        return _commit_slides(database, parts, paths, encoder, kind, skip_invalid)
+
+
+def _read_slides(
+    sources: Sequence[readers.Source],
+    options: readers.Options,
+    resume: Resume,
+    encoder: str | None,
+    progress: Progress | None,
+) -> Iterator[readers.Slides]:
+    """What the files hold, one by one; the first that does not go with the others ends it.
+
+    Reading may take hours, so that what can be known early is said early: another encoder, another
+    dimension, an id that was there already.
+    """
+    place: dict[str, str] = {}
+    first: readers.Slides | None = None
+    for done, source in enumerate(sources, 1):
+        part = resume.get(source.path)
+        if part is None:
+            part = readers.read_source(source, options)
+            resume.put(source.path, part)
+        if part.ids:
+            first = first or part
+            _one_encoder([first, part], encoder)
+            if part.vectors.shape[1] != first.vectors.shape[1]:
+                raise MismatchError(
+                    "the files hold vectors of different dimensions",
+                    found=f"{first.source}: {first.vectors.shape[1]}, "
+                    f"{part.source}: {part.vectors.shape[1]}",
+                    hint="ingest one encoder's files at a time",
+                )
+            _check_unique(part.ids, "slide")
+            _check_new(part, place)
+        yield part
+        if progress:
+            progress("reading slides", done, len(sources))
+
+
+def _check_new(part: readers.Slides, place: dict[str, str]) -> None:
+    """Refuse ids that an earlier file has; `place` tells the file of every id so far."""
+    for slide_id in part.ids:
+        if slide_id in place:
+            raise DuplicateIdError(
+                f"slide {slide_id} is in two files",
+                found=f"{place[slide_id]} and {part.source}",
+                hint="every slide needs an id of its own: rename one, or ingest one folder",
+            )
+        place[slide_id] = part.source
+
+
+def _commit_slides(
+    database: Database,
+    parts: list[readers.Slides],
+    paths: Sequence[Path],
+    encoder: str | None,
+    kind: str | None,
+    skip_invalid: bool,
+) -> IngestReport:
+    """Validate all slides together, and upsert them in one commit."""
     skipped: dict[str, tuple[str, ...]] = {}
-    for part in parts:
-        for reason, left_out in part.skipped.items():
-            skipped[reason] = (*skipped.get(reason, ()), *left_out)
+    for reason, left_out in ((r, i) for part in parts for r, i in part.skipped.items()):
+        skipped[reason] = (*skipped.get(reason, ()), *left_out)
     parts = [part for part in parts if part.ids]
     if not parts:
-        raise InputError("no slide was found in the files given", found=some(paths))
-
+        raise InputError(
+            "no slide was found in the files given",
+            found="; ".join(f"{reason}: {some(v)}" for reason, v in skipped.items()) or some(paths),
+        )
     encoder = _one_encoder(parts, encoder)
     kind = encoder_kind(encoder, kind)
-    dims = {part.vectors.shape[1] for part in parts}
-    if len(dims) > 1:
-        raise MismatchError(
-            "the files hold vectors of different dimensions",
-            found=", ".join(f"{p.source}: {p.vectors.shape[1]}" for p in parts[:4]),
-            hint="ingest one encoder's files at a time",
-        )
     ids = [i for part in parts for i in part.ids]
-    _check_unique(ids, "slide")
     vectors = np.concatenate([part.vectors for part in parts])
     facts = {"encoder": encoder, "kind": kind, "dim": vectors.shape[1]}
     _check_facts(database, SLIDES, facts)
@@ -94,7 +149,7 @@ def ingest_slides(
     )
     metadata = pa.concat_tables(
         [_with_rows(part.metadata, len(part.ids)) for part in parts], promote_options="permissive"
-    )
+    ).combine_chunks()
     rows, notes = _rows(SLIDES, ids, vectors, metadata, keep)
     if kind == FEATURES_KIND and (missing := int(np.isnan(vectors[keep]).sum())):
         affected = int(np.isnan(vectors[keep]).any(axis=1).sum())
@@ -102,6 +157,7 @@ def ingest_slides(
             f"{missing} missing feature values in {affected} slides are kept as missing; "
             "the space imputes them"
         )
+    rows = _keep_joined(database, SLIDES, rows)
     space = current_space(database)
     counts = database.upsert(SLIDES, _project(rows, SLIDES, space), facts)
     return IngestReport(
@@ -188,6 +244,7 @@ def ingest_profiles(
         expression, ids, allow_nan=True, skip_invalid=skip_invalid, noun="profile"
     )
     rows, said = _rows(PROFILES, ids, expression, metadata, keep)
+    rows = _keep_joined(database, PROFILES, rows)
     space = current_space(database)
     counts = database.upsert(PROFILES, _project(rows, PROFILES, space), facts)
     return IngestReport(
@@ -328,6 +385,8 @@ def ingest_metadata(
     for spec in specs:
         if spec.name in joined and joined[spec.name][2]:
             database.set_columns(spec, spec.key, joined[spec.name][1])
+    if SLIDES.name in joined and joined[SLIDES.name][2]:
+        _project_again(database, set(joined[SLIDES.name][1].schema.names))
     lost = sorted(key for i, key in enumerate(in_file) if i not in used)
     alone = sorted({key for missing, _, _ in joined.values() for key in missing})
     return MetadataReport(
@@ -403,6 +462,18 @@ def _match(
     return target, found.rows, said
 
 
+def _project_again(database: Database, changed: Set[str]) -> None:
+    """Slides are projected by their cohort: project them anew when cohorts were filled."""
+    space = current_space(database)
+    if space is None or schema.COHORT not in changed:
+        return
+    table = database.read(SLIDES, [schema.COHORT, SLIDES.vector])
+    shared = space.project_slides(
+        list_to_matrix(table[SLIDES.vector]), table[schema.COHORT].to_pylist()
+    )
+    database.set_vectors(SLIDES, schema.shared_column(space.space_id), shared)
+
+
 def _join(
     database: Database, spec: TableSpec, table: pa.Table, target: str,
     rows: tuple[int | None, ...], columns: list[str], notes: list[str],
@@ -417,6 +488,9 @@ def _join(
         fresh = chosen[column]
         if column in recognised:
             old = held[column].filter(matched).to_pylist()
+            if column == schema.PATIENT:  # a row that counts as a patient of its own names none
+                own = values[spec.key].to_pylist()
+                old = [None if a == k else a for a, k in zip(old, own, strict=True)]
             new = [None if v is None else str(v) for v in fresh.to_pylist()]
             differ = sum(
                 a is not None and b is not None and a != b for a, b in zip(old, new, strict=True)
@@ -425,9 +499,14 @@ def _join(
                 notes.append(
                     f"{column} differs for {differ} {spec.name}: kept as ingested with them"
                 )
-            fresh = pa.array(
-                [b if a is None else a for a, b in zip(old, new, strict=True)], pa.string()
-            )
+            kept = held[column].filter(matched).to_pylist()
+            filled = [
+                c if b is None else b if a is None else a
+                for a, b, c in zip(old, new, kept, strict=True)
+            ]
+            if filled == kept:
+                continue
+            fresh = pa.array(filled, pa.string())
         values[column] = fresh
     keys = zip(held[target].to_pylist(), rows, strict=True)
     lost = [str(key) for key, row in keys if row is None and key is not None]
@@ -541,12 +620,30 @@ def _hashes(told: pa.Table, vectors: Matrix) -> list[str]:
     ]
 
 
+def _keep_joined(database: Database, spec: TableSpec, rows: pa.Table) -> pa.Table:
+    """The rows with the cohorts and sites that a metadata join gave them, where files say none.
+
+    Likewise the patient, of rows that otherwise count as a patient of their own.
+    """
+    if not database.has(spec):
+        return rows
+    held = database.read(spec, [spec.key, schema.PATIENT, schema.COHORT, schema.SITE]).to_pydict()
+    at = {key: i for i, key in enumerate(held[spec.key])}
+    keys = rows[spec.key].to_pylist()
+    for column in (schema.PATIENT, schema.COHORT, schema.SITE):
+        values = [
+            held[column][at[key]] if key in at and value in (None, key) else value
+            for key, value in zip(keys, rows[column].to_pylist(), strict=True)
+        ]
+        position = rows.schema.get_field_index(column)
+        rows = rows.set_column(position, rows.schema.field(column), pa.array(values, pa.string()))
+    return rows
+
+
 def _project(rows: pa.Table, spec: TableSpec, space: SharedSpace | None) -> pa.Table:
     """The rows with their shared-space vectors, where the database has a space already."""
     if space is None:
         return rows
-    from molquery.database import list_to_matrix
-
     vectors = list_to_matrix(rows[spec.vector])
     if spec is SLIDES:
         shared = space.project_slides(vectors, rows[schema.COHORT].to_pylist())

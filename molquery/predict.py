@@ -20,8 +20,7 @@ and comparing the scores of these slides with their measured ones says how far t
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -29,21 +28,24 @@ import numpy.typing as npt
 
 from molquery import index, schema
 from molquery.database import Database, list_to_matrix
-from molquery.files import sha256_file, write_bytes
 from molquery.schema import PROFILES, SLIDES
 from molquery.space import TEMPERATURE, Fold, SharedSpace
-from molquery.vectors import Float, Ints, Matrix, Strings
+from molquery.threads import parallel
+from molquery.vectors import Float, Ints, Matrix, Strings, group_means
 
 PATIENT_SCHEME = "patient"
 SITE_SCHEME = "site"
 NEIGHBOURS = 200
 #: Weight of the soft average beside the ridge, for cohorts with pairs.
 SOFT_SHARE = 0.7
-COMPONENTS = 128  # principal components of the slides that the ridge sees
+COMPONENTS = 64  # principal components of the slides that the ridge sees; 128 measured the same
 RIDGE = 3.0  # penalty, in units of the kernel x.x' / p
 OWN_SLOPE = 0.5  # prior variance of a cohort's own slopes, beside 1 for the shared ones
 LEVEL = 1.0  # prior variance of a cohort's own level
 GRAND = 10.0  # prior variance of the level shared by all cohorts: hardly shrunk
+#: What stored operators depend on beside the data; the first number counts changes of the formula.
+SETTINGS = (1, NEIGHBOURS, SOFT_SHARE, COMPONENTS, RIDGE, OWN_SLOPE, LEVEL, GRAND)
+_FEW_SETS = 4  # up to here the weights are used as they are: no matrix, no scipy
 _DENSE_CELLS = 50_000_000  # slides x profiles up to which the weights are held as a dense matrix
 
 
@@ -80,9 +82,11 @@ class Operator:
         `rows` restricts the answer to some slides.
         """
         values: Matrix = np.asarray(scores, dtype=np.float32)
-        if len(self.weights) * self.n_reference <= _DENSE_CELLS:
-            dense = self.dense if rows is None else self.dense[rows]
-            return np.asarray(dense @ values, dtype=np.float64)
+        few = values.shape[1] <= _FEW_SETS and "dense" not in self.__dict__
+        if len(self.weights) * self.n_reference <= _DENSE_CELLS and not few:
+            # Picking rows of the answer is cheaper than copying rows of the matrix.
+            whole = np.asarray(self.dense @ values, dtype=np.float64)
+            return whole if rows is None else whole[rows]
         rows = np.arange(len(self.weights)) if rows is None else rows
         share = self.soft_share[rows, None].astype(np.float64)
         return share * self._soft(values, rows) + (1 - share) * self._linear(values, rows)
@@ -101,9 +105,11 @@ class Operator:
         return out
 
     def _soft(self, scores: Matrix, rows: Ints) -> Matrix:
+        indices, weights = self.neighbours[rows], self.weights[rows]
+        if scores.shape[1] <= _FEW_SETS:  # padding has weight 0, so -1 may point anywhere
+            return np.stack([(weights * s[indices]).sum(axis=1) for s in scores.T], axis=1)
         from scipy.sparse import csr_array
 
-        indices, weights = self.neighbours[rows], self.weights[rows]
         starts = np.arange(0, indices.size + 1, indices.shape[1])
         flat = (weights.ravel(), np.maximum(indices, 0).ravel(), starts)
         return np.asarray(csr_array(flat, shape=(len(rows), self.n_reference)) @ scores)
@@ -129,21 +135,15 @@ class Rows:
     keys: Strings
     groups: Strings
     cohorts: Strings
-    sites: Strings
 
 
 def build_operator(space: SharedSpace, scheme: str, slides: Rows, profiles: Rows) -> Operator:
     """The operator of every slide, for the folds of one scheme (`patient` or `site`)."""
     folds = [fold for fold in space.folds if fold.scheme == scheme]
-    units, owners = (
-        (slides.sites, profiles.sites)
-        if scheme == SITE_SCHEME
-        else (slides.groups, profiles.groups)
-    )
     paired = np.isin(slides.keys, profiles.keys[profiles.keys != ""])
-    fold_of = {unit: f for f, fold in enumerate(folds) for unit in fold.held_out}
+    fold_of = {group: f for f, fold in enumerate(folds) for group in fold.held_out}
     model = np.array(
-        [fold_of.get(str(u), -1) if p else -1 for u, p in zip(units, paired, strict=True)],
+        [fold_of.get(str(g), -1) if p else -1 for g, p in zip(slides.groups, paired, strict=True)],
         dtype=np.int64,
     )
     n, k = len(slides.vectors), min(NEIGHBOURS, len(profiles.vectors))
@@ -157,10 +157,14 @@ def build_operator(space: SharedSpace, scheme: str, slides: Rows, profiles: Rows
         rows = np.flatnonzero(model == (m if m < len(folds) else -1))
         if len(rows) == 0:
             continue
-        # Nothing of a held-out unit is used: neither its profiles nor its slides.
-        known = np.flatnonzero(~np.isin(owners, sorted(fold.held_out)))
-        trained = np.flatnonzero(paired & ~np.isin(units, sorted(fold.held_out)))
-        x = fold.model.project_slides(slides.vectors[rows], slides.cohorts[rows].tolist())
+        # Nothing of a held-out group is used: neither its slides nor any RNA paired with them.
+        held = np.isin(slides.groups, sorted(fold.held_out))
+        own_rna = np.isin(profiles.keys, slides.keys[paired & held])
+        known = np.flatnonzero(~np.isin(profiles.groups, sorted(fold.held_out)) & ~own_rna)
+        # Pairs that came after `align` are in no fold, so the ridge must not see them.
+        trained = np.flatnonzero(paired & np.isin(slides.groups, sorted(fold_of)) & ~held)
+        standard = fold.model.slide_input.standardise(slides.vectors)
+        x = fold.model.project_standardised(standard[rows], slides.cohorts[rows].tolist())
         r = fold.model.project_profiles(profiles.vectors[known])
         own = slides.groups[rows] if m == len(folds) else None
         found, share = _soft_neighbours(x, r, fold.model.hubness(r), k, own, profiles.groups[known])
@@ -171,9 +175,8 @@ def build_operator(space: SharedSpace, scheme: str, slides: Rows, profiles: Rows
             solvers.append(np.zeros((COMPONENTS + 1, len(profiles.vectors)), np.float32))
             group[rows] = len(solvers) - 1
             continue
-        standard = fold.model.slide_input.standardise
-        ridge = _ridge(standard(slides.vectors[trained]), slides, trained, profiles, known)
-        components[rows] = ridge.components(standard(slides.vectors[rows]))
+        ridge = _ridge(standard[trained], slides, trained, profiles, known)
+        components[rows] = ridge.components(standard[rows])
         for cohort in np.unique(slides.cohorts[rows]):
             mine = rows[slides.cohorts[rows] == cohort]
             solvers.append(ridge.solver(str(cohort)))
@@ -226,12 +229,8 @@ def _ridge(
     standardised: Matrix, slides: Rows, trained: Ints, profiles: Rows, known: Ints
 ) -> _Ridge:
     """The ridge of paired units: slides of one pair key are averaged, and so are its profiles."""
-    names, unit_of = np.unique(slides.keys[trained], return_inverse=True)
-    count = np.bincount(unit_of)
-    x = np.zeros((len(names), standardised.shape[1]))
-    np.add.at(x, unit_of, standardised)
-    x /= count[:, None]
-    cohorts = slides.cohorts[trained][np.unique(unit_of, return_index=True)[1]]
+    names, x = group_means(slides.keys[trained], standardised)
+    cohorts = slides.cohorts[trained][np.unique(slides.keys[trained], return_index=True)[1]]
     position = {str(name): u for u, name in enumerate(names)}
     spread = np.zeros((len(names), len(profiles.vectors)))
     for j in known:
@@ -242,10 +241,10 @@ def _ridge(
 
     p = x.shape[1]
     centre = x.mean(axis=0)
-    _, _, right = np.linalg.svd(x - centre, full_matrices=False)
+    _, vectors = np.linalg.eigh((x - centre).T @ (x - centre))
     directions = np.zeros((p, COMPONENTS), np.float32)
-    kept = min(COMPONENTS, len(right))
-    directions[:, :kept] = right[:kept].T
+    kept = min(COMPONENTS, p)
+    directions[:, :kept] = vectors[:, ::-1][:, :kept]
     reduced = (x - centre) @ directions.astype(np.float64)
     same = (cohorts[:, None] == cohorts[None, :]).astype(np.float64)
     kernel = reduced @ reduced.T / p * (1 + OWN_SLOPE * same) / (1 + OWN_SLOPE)
@@ -256,35 +255,12 @@ def _ridge(
     return _Ridge(directions, centre.astype(np.float32), reduced, cohorts, dual, spread, p)
 
 
-def state_key(database: Database, space_id: str) -> str:
-    """The database state that stored operators belong to."""
-    versions = [database.vectors_version(spec) for spec in (SLIDES, PROFILES)]
-    return json.dumps([space_id, *versions])
-
-
-def stored_operators(database: Database, space_id: str) -> dict[str, Operator] | None:
-    """The operators stored for the database as it is now, or None when there are none."""
-    entry = database.manifest().get("predictions")
-    if entry is None or entry["state"] != state_key(database, space_id):
-        return None
-    path = database.path / entry["file"]
-    if not path.is_file() or sha256_file(path) != entry["sha256"]:
-        return None
-    from safetensors.numpy import load_file
-
-    arrays = load_file(path)
-    return {
-        scheme: Operator(**{f.name: arrays[f"{scheme}.{f.name}"] for f in fields(Operator)})
-        for scheme in entry["schemes"]
-    }
-
-
 def compute_operators(database: Database, space: SharedSpace) -> dict[str, Operator]:
     """The operators of every fold scheme of a space, for the database as it is now."""
     pair_on, split_on = space.facts["settings"]["pair_on"], space.facts["split_on"]
 
     def rows(spec: schema.TableSpec) -> Rows:
-        columns = [spec.vector, pair_on, split_on, schema.COHORT, schema.SITE]
+        columns = [spec.vector, pair_on, split_on, schema.COHORT]
         table = database.read(spec, list(dict.fromkeys(columns)))
 
         def text(column: str) -> Strings:
@@ -292,33 +268,12 @@ def compute_operators(database: Database, space: SharedSpace) -> dict[str, Opera
             return np.array(["" if v is None else str(v) for v in values], dtype=str)
 
         vectors = list_to_matrix(table[spec.vector])
-        return Rows(vectors, text(pair_on), text(split_on), text(schema.COHORT), text(schema.SITE))
+        return Rows(vectors, text(pair_on), text(split_on), text(schema.COHORT))
 
     slides, profiles = rows(SLIDES), rows(PROFILES)
     schemes = dict.fromkeys([PATIENT_SCHEME, *(fold.scheme for fold in space.folds)])
-    return {scheme: build_operator(space, scheme, slides, profiles) for scheme in schemes}
-
-
-def store_operators(database: Database, space: SharedSpace, operators: dict[str, Operator]) -> None:
-    """Save operators under `indexes/` and name them in the manifest with their state."""
-    from safetensors.numpy import save
-
-    arrays = {
-        f"{scheme}.{f.name}": np.ascontiguousarray(getattr(operator, f.name))
-        for scheme, operator in operators.items()
-        for f in fields(Operator)
-    }
-    path = database.path / schema.INDEXES / f"{space.name}-predictions.safetensors"
-    with database.writing():
-        path.parent.mkdir(exist_ok=True)
-        write_bytes(path, save(arrays))
-        entry = {
-            "file": f"{schema.INDEXES}/{path.name}",
-            "sha256": sha256_file(path),
-            "schemes": list(operators),
-            "state": state_key(database, space.space_id),
-        }
-        database.update_manifest(lambda manifest: manifest.update(predictions=entry))
+    built = parallel(lambda s: build_operator(space, s, slides, profiles), list(schemes))
+    return dict(zip(schemes, built, strict=True))
 
 
 def _soft_neighbours(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import tomllib
 from dataclasses import dataclass
 from importlib import resources
@@ -65,6 +66,8 @@ def load_recipe(name_or_path: str) -> Recipe:
 
 def _parse(content: dict[str, Any], origin: str) -> Recipe:
     search = content.get("search", {})
+    if not isinstance(search, dict):
+        raise IndexFileError(f"[search] of {origin} is not a table", found=str(search))
     unknown = sorted(set(content) - _KEYS) + [f"search.{k}" for k in set(search) - _SEARCH_KEYS]
     missing = sorted({"name", "factory"} - set(content))
     if unknown or missing:
@@ -74,8 +77,24 @@ def _parse(content: dict[str, Any], origin: str) -> Recipe:
             hint='name = "mine", factory = "IVF{nlist},Flat" and [search] probe_fraction = 0.1',
         )
     fraction = search.get("probe_fraction")
-    if fraction is not None and not 0 < float(fraction) <= 1:
+    number = isinstance(fraction, int | float)
+    if fraction is not None and not (number and 0 < float(fraction) <= 1):
         raise IndexFileError(f"probe_fraction of {origin} must lie in (0, 1]", found=str(fraction))
+    # The name becomes part of a file name.
+    if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", str(content["name"])):
+        raise IndexFileError(
+            f"the name of the recipe {origin} is not a plain word",
+            found=str(content["name"]),
+            hint="letters, digits, - and _",
+        )
+    try:
+        str(content["factory"]).format(nlist=1)
+    except (KeyError, ValueError, IndexError) as error:
+        raise IndexFileError(
+            f"the factory string of {origin} is not valid",
+            found=str(content["factory"]),
+            hint='the only placeholder is {nlist}, as in "IVF{nlist},Flat"',
+        ) from error
     return Recipe(
         name=str(content["name"]),
         factory=str(content["factory"]),

@@ -40,6 +40,15 @@ class Scored:
     skipped: dict[str, str]
 
 
+@dataclass(frozen=True, slots=True)
+class Moments:
+    """Mean and standard deviation of every gene (n_genes,), and the share of profiles with it."""
+
+    mean: Float
+    sd: Float
+    measured: Float
+
+
 class Reference:
     """The expression profiles of a database, in key order, ready to score gene sets in."""
 
@@ -57,15 +66,15 @@ class Reference:
         self.genes: list[str] = list(database.facts(PROFILES)["genes"])
 
     @cached_property
-    def moments(self) -> tuple[Float, Float]:
-        """Mean and standard deviation (n_genes,) of each gene over the reference."""
-        return scoring.gene_z(self.expression)
+    def moments(self) -> Moments:
+        """Of every gene over the reference."""
+        mean, sd = scoring.gene_z(self.expression)
+        return Moments(mean, sd, (~np.isnan(self.expression)).mean(axis=0))
 
     @cached_property
     def usable(self) -> Bools:
         """(n_genes,) genes that vary and are measured in most profiles; others cannot inform."""
-        measured = (~np.isnan(self.expression)).mean(axis=0) >= _MEASURED
-        return np.asarray((self.moments[1] > 0) & measured)
+        return np.asarray((self.moments.sd > 0) & (self.moments.measured >= _MEASURED))
 
     @cached_property
     def panel(self) -> dict[str, int]:
@@ -74,12 +83,13 @@ class Reference:
 
     @cached_property
     def z(self) -> Matrix:
-        """(n_reference, n_genes) float32 z-scores; missing values are NaN."""
-        return np.asarray(scoring.z_scores(self.expression, self.moments), dtype=np.float32)
+        """(n_reference, n_genes) float32 z-scores, 0 for unusable genes; missing values are NaN."""
+        scale = np.where(self.usable, self.moments.sd, np.inf).astype(np.float32)
+        return np.asarray((self.expression - self.moments.mean.astype(np.float32)) / scale)
 
-    @cached_property
+    @property
     def _complete(self) -> bool:
-        return not bool(np.isnan(self.expression).any())
+        return bool((self.moments.measured == 1).all())
 
     def score(
         self,
@@ -138,9 +148,13 @@ class Reference:
         if method == DEFAULT_SCORING:
             if len(sets) == 1 and self._complete:
                 positions, weights = sets[0]
-                chosen = self.z[:, positions].astype(np.float64)
+                centred = self.expression[:, positions] - self.moments.mean[positions]
+                chosen = centred / self.moments.sd[positions]
                 return np.asarray(chosen @ weights / np.abs(weights).sum())[:, None]
             weights_matrix = scoring.memberships(sets, len(self.genes))
+            if self._complete:
+                shares = weights_matrix / np.abs(weights_matrix).sum(axis=0)
+                return np.asarray(self.z @ shares.astype(np.float32), dtype=np.float64)
             return scoring.mean_z_matrix(self.z, weights_matrix, usable=self.usable)
         known = {m.name: m for m in scoring.METHODS}
         if method not in known:

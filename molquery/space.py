@@ -84,7 +84,10 @@ class SlideInput:
 
     def __call__(self, embeddings: Matrix, cohorts: Sequence[str | None]) -> Matrix:
         """Head inputs (n, 2 d) from raw embeddings (n, d); missing values become the mean."""
-        values = self.standardise(embeddings)
+        return self.blocks(self.standardise(embeddings), cohorts)
+
+    def blocks(self, values: Matrix, cohorts: Sequence[str | None]) -> Matrix:
+        """Head inputs (n, 2 d) from standardised values (n, d)."""
         row = {name: i for i, name in enumerate(self.cohorts)}
         at = np.array([row.get(c or "", -1) for c in cohorts], dtype=np.int64)
         offsets = np.vstack([self.offsets, np.zeros((1, values.shape[1]), np.float32)])
@@ -147,6 +150,10 @@ class Model:
         ]
         return np.concatenate(parts) if parts else np.empty((0, self.dim), np.float32)
 
+    def project_standardised(self, values: Matrix, cohorts: Sequence[str | None]) -> Matrix:
+        """As `project_slides`, from values that `slide_input.standardise` has transformed."""
+        return self._join(self.slide_heads, self.slide_input.blocks(values, cohorts))
+
     def project_profiles(self, expression: ArrayLike) -> Matrix:
         """Shared-space unit vectors (n, dim) float32 of expression profiles (n, n_genes)."""
         raw = np.asarray(expression, dtype=np.float32)
@@ -181,7 +188,7 @@ class Model:
 
 @dataclass(frozen=True, slots=True)
 class Fold:
-    """A model and the groups (patients or sites) that were held out when it was fitted."""
+    """A model and the patients held out when it was fitted: some, or all of some sites."""
 
     scheme: str
     held_out: frozenset[str]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -66,6 +66,14 @@ def check_rows(
             "for interpretable features: --kind features)",
         )
     return keep, skipped
+
+
+def group_means(keys: npt.NDArray[Any], values: npt.NDArray[Any]) -> tuple[Any, Float]:
+    """The distinct keys, sorted, and the mean of each one's rows of `values` (n, d), float64."""
+    order = np.argsort(keys, kind="stable")
+    names, first, counts = np.unique(keys[order], return_index=True, return_counts=True)
+    total = np.add.reduceat(values[order].astype(np.float64), first, axis=0)
+    return names, total / counts[:, None]
 
 
 def unit(matrix: npt.ArrayLike) -> Matrix:

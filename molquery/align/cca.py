@@ -16,7 +16,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.linalg import eigh, svd
 
 from molquery.space import Head, Layer
 from molquery.vectors import Float, Matrix
@@ -47,12 +46,10 @@ def principal_components(z: Matrix, count: int) -> tuple[Float, Float]:
     centred = z.astype(np.float64) - z.mean(axis=0)
     n, genes = centred.shape
     count = min(count, n - 1, genes)
-    if genes <= n:
-        values, vectors = eigh(centred.T @ centred / n, subset_by_index=[genes - count, genes - 1])
-        return values[::-1], vectors[:, ::-1]
-    values, vectors = eigh(centred @ centred.T / n, subset_by_index=[n - count, n - 1])
-    values, vectors = np.maximum(values[::-1], 1e-12), vectors[:, ::-1]
-    return values, centred.T @ vectors / np.sqrt(n * values)
+    small = centred.T @ centred if genes <= n else centred @ centred.T
+    values, vectors = np.linalg.eigh(small / n)
+    values, vectors = np.maximum(values[::-1][:count], 1e-12), vectors[:, ::-1][:, :count]
+    return values, vectors if genes <= n else centred.T @ vectors / np.sqrt(n * values)
 
 
 def fit_cca(x: Matrix, z: Matrix, reference_z: Matrix, settings: CCA) -> tuple[Head, Head, Float]:
@@ -72,10 +69,10 @@ def fit_cca(x: Matrix, z: Matrix, reference_z: Matrix, settings: CCA) -> tuple[H
     components -= components.mean(axis=0)
 
     centred = x.astype(np.float64) - centre_x
-    values, vectors = eigh(centred.T @ centred / n)
+    values, vectors = np.linalg.eigh(centred.T @ centred / n)
     whiten = vectors / np.sqrt(np.maximum(values, 0.0) + settings.rx * p / n)
     cross = whiten.T @ (centred.T @ components) / n
-    left, correlations, right = svd(cross, full_matrices=False, lapack_driver="gesdd")
+    left, correlations, right = np.linalg.svd(cross, full_matrices=False)
     dim = min(settings.dim, len(correlations))
     scale = correlations[:dim]
     a = whiten @ left[:, :dim] * scale

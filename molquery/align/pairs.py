@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
@@ -62,9 +62,9 @@ class Pairs:
         """(n_pairs,) the tissue-source site of each pair's slide; empty where unknown."""
         return self.slides.sites[self.slide]
 
-    def of_groups(self, groups: Sequence[str], sites: bool = False) -> Bools:
-        """(n_pairs,) mask of the pairs in any of these groups (or sites)."""
-        return np.isin(self.sites if sites else self.groups, list(groups))
+    def of_groups(self, groups: Collection[str]) -> Bools:
+        """(n_pairs,) mask of the pairs in any of these groups."""
+        return np.isin(self.groups, sorted(groups))
 
 
 def load_pairs(database: Database, *, pair_on: str, split_on: str) -> Pairs:

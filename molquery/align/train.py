@@ -2,13 +2,13 @@
 
 The order is: choose the method on an inner split (unless it is given), fit one model per fold of
 patients and per fold of sites, fit the final model on every pair, store the space, project every
-slide and profile, store the prediction weights, and only then name the space in the manifest.
+slide and profile, and only then name the space in the manifest.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Collection
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -34,7 +34,8 @@ from molquery.space import (
     manifest_entry,
     save_space,
 )
-from molquery.vectors import Bools, Ints, Matrix
+from molquery.threads import parallel
+from molquery.vectors import Bools, Ints, Matrix, group_means
 
 METHODS = ("cca", "infonce")
 N_FOLDS = 5
@@ -100,16 +101,18 @@ def align(
         comparison = _compare(pairs, kind, settings.seed, tell)
         method = max(METHODS, key=lambda m: comparison[m]["within_r"])
     plan = _plan_folds(pairs, settings.seed, notes)
-    folds: list[Fold] = []
-    for scheme, held in plan:
-        tell("fitting folds", len(folds), len(plan) + 1, f"{method}, {scheme} folds")
-        train = ~pairs.of_groups(sorted(held), sites=scheme == SITE_SCHEME)
-        model = fit_model(pairs, train, kind, method, settings.seed, tell=_epochs(tell))
-        folds.append(Fold(scheme, frozenset(held), model))
-    tell("fitting folds", len(plan), len(plan) + 1, f"{method}, every pair")
-    everything = np.ones(len(pairs), dtype=bool)
-    final = fit_model(pairs, everything, kind, method, settings.seed, tell=_epochs(tell))
-    tell("fitting folds", len(plan) + 1, len(plan) + 1, method)
+
+    def fit(held: set[str]) -> Model:
+        return fit_model(pairs, held, kind, method, settings.seed, tell=_epochs(tell))
+
+    def done(count: int) -> None:
+        tell("fitting folds", count, len(plan) + 1, method)
+
+    done(0)
+    # torch has one random state for all threads, so contrastive folds run one after the other.
+    every_fold: list[set[str]] = [held for _, held in plan] + [set()]
+    *models, final = parallel(fit, every_fold, done, sequential=method != "cca")
+    folds = [Fold(scheme, frozenset(h), m) for (scheme, h), m in zip(plan, models, strict=True)]
 
     facts = {
         "encoder": database.facts(SLIDES)["encoder"],
@@ -125,7 +128,7 @@ def align(
         "comparison": comparison,
         "retrieval": held_out_retrieval(pairs, folds),
     }
-    tell("projecting", 0, 3, "slides and profiles")
+    tell("projecting", 0, 2, "slides and profiles")
     space = save_space(database, name, facts, final, folds)
     _activate(database, space, pairs, tell)
     if "comparison" in facts and comparison:
@@ -136,45 +139,46 @@ def align(
 
 
 def _activate(database: Database, space: SharedSpace, pairs: Pairs, tell: Progress) -> None:
-    """Store the projections and prediction weights, then name the space in the manifest."""
+    """Store the projections, then name the space in the manifest."""
     column = shared_column(space.space_id)
     cohorts = pairs.slides.cohorts.tolist()
     database.set_vectors(SLIDES, column, space.project_slides(pairs.slides.vectors, cohorts))
-    tell("projecting", 1, 3, "profiles")
+    tell("projecting", 1, 2, "profiles")
     database.set_vectors(PROFILES, column, space.project_profiles(pairs.profiles.vectors))
-    tell("projecting", 2, 3, "prediction weights")
-    predict.store_operators(database, space, predict.compute_operators(database, space))
     entry = manifest_entry(database, space)
     database.update_manifest(lambda manifest: manifest["spaces"].update({space.name: entry}))
     database.drop_shared(keep=column)
     index.remove_stale(database, {space.space_id})
-    tell("projecting", 3, 3, "done")
+    tell("projecting", 2, 2, "done")
 
 
 def fit_model(
     pairs: Pairs,
-    train: Bools,
+    held: Collection[str],
     kind: str,
     method: str,
     seed: int,
     *,
     tell: Callable[[int, int, float, float], None] | None = None,
 ) -> Model:
-    """One model from the training pairs (`train`: (n_pairs,) mask) and nothing else.
+    """One model from every pair and profile but those of the groups held out.
 
-    Profiles without slides are no secret to any fold, so they inform the expression side of all.
+    Profiles without slides inform the expression side too, unless their group is held out.
     """
-    reference = np.ones(len(pairs.profiles.ids), dtype=bool)
-    reference[pairs.profile[~train]] = False
+    train = ~pairs.of_groups(held)
+    reference = ~np.isin(pairs.profiles.groups, sorted(held))
     slide_input = fit_slide_input(pairs, train, kind)
     profile_input = fit_profile_input(pairs, reference)
     rows = pairs.slide[train]
-    x_pairs = slide_input(pairs.slides.vectors[rows], pairs.slides.cohorts[rows].tolist())
+    anchors, of_anchor = np.unique(rows, return_inverse=True)
+    standard = slide_input.standardise(pairs.slides.vectors[anchors])
+    anchor_cohorts = pairs.slides.cohorts[anchors].tolist()
+    x_pairs = slide_input.blocks(standard, anchor_cohorts)[of_anchor]
     reference_z = profile_input(pairs.profiles.vectors[reference])
     z_pairs = profile_input(pairs.profiles.vectors[pairs.profile[train]])
     # One row per patient: several slides of one profile are averaged.
     keys = pairs.slides.pair_keys[rows]
-    x, z = _mean_by(keys, x_pairs), _mean_by(keys, z_pairs)
+    x, z = (group_means(keys, v)[1].astype(np.float32) for v in (x_pairs, z_pairs))
     if method == "cca":
         slide_head, profile_head, _ = fit_cca(x, z, reference_z, CCA())
     else:
@@ -187,12 +191,8 @@ def fit_model(
         (1.0,),
         anchors=np.zeros((1, 1), np.float32),
     )
-    anchors = np.unique(rows)
-    anchors = anchors[:: max(1, -(-len(anchors) // _MAX_ANCHORS))]
-    shared = model.project_slides(
-        pairs.slides.vectors[anchors], pairs.slides.cohorts[anchors].tolist()
-    )
-    return Model(slide_input, profile_input, (slide_head,), (profile_head,), (1.0,), anchors=shared)
+    few = slice(None, None, max(1, -(-len(anchors) // _MAX_ANCHORS)))
+    return replace(model, anchors=model.project_standardised(standard[few], anchor_cohorts[few]))
 
 
 def _contrastive(
@@ -231,9 +231,7 @@ def held_out_retrieval(pairs: Pairs, folds: list[Fold]) -> dict[str, Any]:
     """Retrieval in both directions over the folds by patient; the gallery is the fold."""
     parts: dict[str, list[metrics.Retrieval]] = {}
     for fold in folds:
-        rows = np.flatnonzero(
-            pairs.of_groups(sorted(fold.held_out), sites=fold.scheme == SITE_SCHEME)
-        )
+        rows = np.flatnonzero(pairs.of_groups(fold.held_out))
         slides, profiles = np.unique(pairs.slide[rows]), np.unique(pairs.profile[rows])
         x = fold.model.project_slides(
             pairs.slides.vectors[slides], pairs.slides.cohorts[slides].tolist()
@@ -262,28 +260,39 @@ def held_out_retrieval(pairs: Pairs, folds: list[Fold]) -> dict[str, Any]:
 
 
 def _plan_folds(pairs: Pairs, seed: int, notes: list[str]) -> list[tuple[str, set[str]]]:
-    """(scheme, held-out groups) of every fold; folds by site only where there are enough sites."""
-    cohorts = [c or None for c in pairs.cohorts.tolist()]
-    plan = _scheme(PATIENT_SCHEME, pairs.groups.tolist(), cohorts, seed)
-    sites = pairs.sites
-    known = np.unique(sites[sites != ""])
-    if (sites != "").all() and len(known) >= N_FOLDS:
-        plan += _scheme(SITE_SCHEME, sites.tolist(), cohorts, seed)
-    else:
-        notes.append(
-            f"no folds by site: {len(known)} sites are known, and not of every pair"
-            if len(known)
-            else "no folds by site: the slides name no site"
-        )
+    """(scheme, held-out groups) of every fold; folds by site only where there are enough sites.
+
+    A group with pairs at several sites belongs to the first of them.
+    """
+    groups, first = np.unique(pairs.groups, return_index=True)
+    cohorts = [c or None for c in pairs.cohorts[first].tolist()]
+    plan = _scheme(PATIENT_SCHEME, groups.tolist(), groups.tolist(), cohorts, seed)
+    sites = pairs.sites[first].tolist()
+    known = {site for site in sites if site}
+    if all(sites) and len(known) >= N_FOLDS:
+        held = _scheme(SITE_SCHEME, sites, groups.tolist(), cohorts, seed)
+        return plan + [(scheme, fold | _others_of_sites(pairs, fold)) for scheme, fold in held]
+    some_known = f"{len(known)} sites are known, and not of every pair"
+    notes.append(f"no folds by site: {some_known if known else 'the slides name no site'}")
     return plan
 
 
+def _others_of_sites(pairs: Pairs, groups: set[str]) -> set[str]:
+    """Groups that have a profile but no slide, at the sites of these groups."""
+    sites = np.unique(pairs.sites[pairs.of_groups(groups)])
+    mine = np.isin(pairs.profiles.sites, sites) & ~np.isin(pairs.profiles.groups, pairs.groups)
+    return set(pairs.profiles.groups[mine].tolist()) - {""}
+
+
 def _scheme(
-    scheme: str, units: list[str], cohorts: list[str | None], seed: int
+    scheme: str, units: list[str], groups: list[str], cohorts: list[str | None], seed: int
 ) -> list[tuple[str, set[str]]]:
+    """Folds of the groups in which no unit (the group itself, or its site) is split."""
     count = min(N_FOLDS, len(set(units)))
     fold = folds_by_group(units, n_folds=count, seed=seed, strata=cohorts)
-    return [(scheme, {u for u, f in zip(units, fold, strict=True) if f == k}) for k in range(count)]
+    return [
+        (scheme, {g for g, f in zip(groups, fold, strict=True) if f == k}) for k in range(count)
+    ]
 
 
 def _compare(pairs: Pairs, kind: str, seed: int, tell: Progress) -> dict[str, dict[str, float]]:
@@ -299,8 +308,9 @@ def _compare(pairs: Pairs, kind: str, seed: int, tell: Progress) -> dict[str, di
     out: dict[str, dict[str, float]] = {}
     for done, method in enumerate(METHODS):
         tell("choosing the method", done, len(METHODS), method)
-        model = fit_model(pairs, ~held, kind, method, seed, tell=_epochs(tell))
-        fold = Fold(PATIENT_SCHEME, frozenset(pairs.groups[held].tolist()), model)
+        groups = set(pairs.groups[held].tolist())
+        model = fit_model(pairs, groups, kind, method, seed, tell=_epochs(tell))
+        fold = Fold(PATIENT_SCHEME, frozenset(groups), model)
         retrieval = held_out_retrieval(pairs, [fold])
         out[method] = {
             "within_r": _gene_correlation(pairs, held, model),
@@ -321,14 +331,6 @@ def _gene_correlation(pairs: Pairs, held: Bools, model: Model) -> float:
     cohorts = [c or "all" for c in pairs.slides.cohorts[slides].tolist()]
     mean, _ = metrics.within_cohort_r(weights @ z[reference], z[test], cohorts, min_n=3)
     return float(np.nanmean(mean))
-
-
-def _mean_by(keys: Any, values: Matrix) -> Matrix:
-    """The mean of the rows of each key, keys in sorted order."""
-    names, inverse = np.unique(keys, return_inverse=True)
-    total = np.zeros((len(names), values.shape[1]), np.float64)
-    np.add.at(total, inverse, values)
-    return np.asarray(total / np.bincount(inverse)[:, None], dtype=np.float32)
 
 
 def _epochs(tell: Progress) -> Callable[[int, int, float, float], None]:

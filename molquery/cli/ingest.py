@@ -52,7 +52,12 @@ def slides(
     kind: str | None,
     skip_invalid: bool,
 ) -> None:
-    """Slide embeddings: Parquet, Arrow, CSV/TSV, TRIDENT .h5 (file or folder), AnnData .h5ad."""
+    """Slide embeddings from files, directories, globs in quotes, or text files of paths.
+
+    Formats: TRIDENT, CLAM, STAMP (patches are mean-pooled), TITAN and PRISM pickles, LazySlide
+    stores, AnnData, Parquet, Arrow, CSV/TSV, .npy and .npz; see docs/inputs.md. An ingest that
+    was interrupted goes on where it ended.
+    """
     database = open_database(ctx)
     from molquery import readers
     from molquery.ingest import ingest_slides
@@ -152,8 +157,9 @@ def metadata(ctx: click.Context, paths: tuple[Path, ...], on: str | None) -> Non
 
     report = ingest_metadata(database, paths, on=on)
     click.echo(f"metadata: {len(report.columns)} columns: {some(report.columns, 12)}")
+    by = f" by {on}" if on else ""
     for table, (matched, total) in report.matched.items():
-        click.echo(f"  matched {matched} of {total} {table}")
+        click.echo(f"  matched {matched} of {total} {table}{by}")
     if report.n_unmatched_file:
         click.echo(
             f"  {report.n_unmatched_file} rows of the file match nothing, "

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import importlib
+import importlib.abc
 import os
 import sys
+from importlib.machinery import ModuleSpec
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import click
 
+from molquery import __version__
 from molquery.errors import MolqueryError
 
 #: command -> (module, one line of help). The modules are imported only when a command runs.
@@ -28,6 +32,27 @@ COMMANDS = {
     "info": ("info", "Say what the database holds."),
     "demo": ("demo", "Build a database from the example cohort and ask it a question."),
 }
+
+
+#: Commands that open the tables before they import anything that needs pandas.
+READS_ONLY = {"search", "retrieve", "score", "stratify", "evaluate", "info"}
+
+
+class _PandasLater(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    """Keeps pyarrow from importing pandas, if it is installed, while Lance is imported.
+
+    pyarrow asks for pandas whenever it makes a scalar (its pandas shim), and Lance makes one when
+    it is imported; that costs a third of a search. Once Lance is there, pandas can be imported.
+    """
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
+        """A pandas that cannot be imported, until Lance has been; all else is left alone."""
+        waiting = not hasattr(sys.modules.get("lance"), "LanceDataset")
+        return ModuleSpec(name, self) if name == "pandas" and waiting else None
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Refuse, as if pandas were not installed."""
+        raise ImportError("pandas is not needed yet")
 
 
 class LazyGroup(click.Group):
@@ -82,7 +107,7 @@ Example:
     help="The database directory (or set MOLQUERY_DB).",
 )
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
-@click.version_option(package_name="molquery")
+@click.version_option(__version__)
 @click.pass_context
 def cli(ctx: click.Context, db: Path | None, debug: bool) -> None:
     """Ask an archive of H&E slides a molecular question.
@@ -95,8 +120,12 @@ def cli(ctx: click.Context, db: Path | None, debug: bool) -> None:
 def main() -> None:
     """Run the command line: exit 0, 1 for an error of the user, 2 for wrong usage."""
     debug = "--debug" in sys.argv
-    # A closed pipe (`| head`) is not an error; Lance's warnings are not for users.
-    os.environ.setdefault("LANCE_LOG", "error")
+    os.environ.setdefault("LANCE_LOG", "error")  # its warnings are not for users
+    # A query's matrices are small: more threads cost more to start than they save, and the same
+    # bits come out on any machine. `align` spreads its folds over the processors itself.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    if READS_ONLY.intersection(sys.argv[1:]):
+        sys.meta_path.insert(0, _PandasLater())
     try:
         code: Any = cli.main(standalone_mode=False)
         sys.stdout.flush()
@@ -118,6 +147,11 @@ def main() -> None:
     except (click.Abort, KeyboardInterrupt):
         click.echo("molquery: interrupted; the database is whole", err=True)
         sys.exit(130)
+    except SystemExit:
+        # click ends with status 1 when the pipe is closed, and marks stdout so.
+        if type(sys.stdout).__name__.endswith("PacifyFlushWrapper"):
+            sys.exit(0)
+        raise
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -17,6 +18,9 @@ from molquery.errors import printable
 from molquery.records import Provenance
 
 Tell = Callable[..., None]
+
+#: Between lines of progress where there is no terminal, such as in the log of a cluster's job.
+_LINE_SECONDS = 30.0
 
 
 def emit(
@@ -146,15 +150,21 @@ def coverage_line(coverage: Any) -> str:
 def progress_bar() -> Iterator[Tell]:
     """A function (stage, done, total, text) that draws progress on stderr, if it is a terminal.
 
-    Off a terminal it writes one line per stage.
+    Off a terminal it writes one line per stage, and one more every half minute.
     """
     if not sys.stderr.isatty():
-        seen: set[str] = set()
+        begun: dict[str, float] = {}
+        told: dict[str, float] = {}
 
         def line(stage: str, done: int, total: int, text: str = "") -> None:
-            if stage not in seen:
-                seen.add(stage)
+            now = time.monotonic()
+            if stage not in begun:
+                begun[stage] = told[stage] = now
                 click.echo(f"{stage} …", err=True)
+            elif now - told[stage] > _LINE_SECONDS:
+                told[stage] = now
+                rate = done / (now - begun[stage])
+                click.echo(f"{stage}: {done} of {total or '?'}, {rate:.1f} a second", err=True)
 
         yield line
         return
@@ -162,15 +172,24 @@ def progress_bar() -> Iterator[Tell]:
     from rich.progress import (
         BarColumn,
         Progress,
+        ProgressColumn,
+        Task,
         TextColumn,
         TimeElapsedColumn,
         TimeRemainingColumn,
     )
 
+    class Rate(ProgressColumn):
+        """How many a second, once it is known."""
+
+        def render(self, task: Task) -> str:
+            speed = task.finished_speed or task.speed
+            return f"{speed:.1f}/s" if speed else ""
+
     columns = (
         TextColumn("{task.description:<22}"), BarColumn(),
         TextColumn("{task.completed}/{task.total}"),
-        TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("{task.fields[text]}"),
+        Rate(), TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("{task.fields[text]}"),
     )  # fmt: skip
     with Progress(*columns, console=Console(stderr=True)) as bars:
         tasks: dict[str, Any] = {}

@@ -37,12 +37,11 @@ def score(
 ) -> None:
     """Score every slide for every gene set of a file: one row per slide, one column per set.
 
-    GMT, GMX, Enrichr, MSigDB JSON and decoupler nets are read; X_UP and X_DN also give X.
+    GMT, GMX, Enrichr, MSigDB JSON and decoupler nets are read; columns are in the file's order.
     """
-    from molquery.genesets.gmt import join_up_down
     from molquery.genesets.read import read_sets
 
-    signatures = join_up_down(read_sets(gmt))
+    signatures = read_sets(gmt)
     engine = open_engine(ctx)
     from molquery.query.cohort import score as run
 

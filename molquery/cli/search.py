@@ -40,7 +40,7 @@ from molquery.cli.render import coverage_line, emit, notes_lines, predictability
 )
 @click.option(
     "--null",
-    default=500,
+    default=300,
     show_default=True,
     type=int,
     metavar="N",

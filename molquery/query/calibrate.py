@@ -9,7 +9,7 @@ from molquery.genesets.scoring import GeneSet
 from molquery.reference import Reference
 from molquery.vectors import Float, Ints, Strings
 
-DEFAULT_NULL = 500
+DEFAULT_NULL = 300
 _BINS = 10
 
 
@@ -24,7 +24,7 @@ def random_sets(
     """
     generator = np.random.default_rng(seed)
     usable = np.flatnonzero(reference.usable)
-    means = reference.moments[0][usable]
+    means = reference.moments.mean[usable]
     order = np.argsort(means, kind="stable")
     bin_of = np.empty(len(reference.genes), dtype=np.int64)
     bin_of[usable[order]] = np.arange(len(usable)) * _BINS // max(1, len(usable))

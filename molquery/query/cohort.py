@@ -59,7 +59,8 @@ def score(
     Raises:
         GeneSetError: no signature has enough genes.
     """
-    allowed = np.flatnonzero(engine.slides_where(where))
+    allowed = engine.slides_where(where)
+    rows = np.flatnonzero(allowed)
     scored = engine.reference.score(
         signatures, method=scoring, min_genes=min_genes, min_fraction=min_fraction
     )
@@ -69,9 +70,14 @@ def score(
             found="; ".join(f"{k}: {v}" for k, v in list(scored.skipped.items())[:3]),
             hint="molquery genesets check, or --min-genes",
         )
-    predicted = engine.predict(scored.scores)[allowed]
-    columns: dict[str, Any] = _identity(engine, allowed)
+    predicted = engine.predict(scored.scores)[rows]
+    columns: dict[str, Any] = _identity(engine, rows)
     for s, signature in enumerate(scored.signatures):
+        if signature.name in columns:
+            raise GeneSetError(
+                f"a gene set is called {signature.name}, as a column of the score table is",
+                hint="rename it in the GMT file",
+            )
         columns[signature.name] = predicted[:, s]
     provenance = engine.provenance(
         "soft-knn",
@@ -86,7 +92,8 @@ def score(
             "skipped": dict(scored.skipped),
         },
     )
-    return Scores(pa.table(columns), scored.skipped, provenance, tuple(engine.notices))
+    notes = (*engine.unseen_note(allowed), *engine.notices)
+    return Scores(pa.table(columns), scored.skipped, provenance, notes)
 
 
 def stratify_cohort(
@@ -136,6 +143,9 @@ def stratify_cohort(
     columns["cohort_percentile"] = pa.array(percentiles, mask=np.isnan(percentiles))
     columns["cohort_z"] = pa.array(standard, mask=np.isnan(standard))
     columns["stratum"] = labels.tolist()
+    columns["basis"] = engine.basis(rows)
+    if not within:
+        notes += engine.unseen_note(allowed)
     provenance = engine.provenance(
         "soft-knn",
         {"cut": fitted.as_dict(), "where": where, "within": within},

@@ -6,6 +6,7 @@ from start to end, however the database changes meanwhile.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -15,15 +16,15 @@ import numpy as np
 from molquery import __version__, schema
 from molquery.database import Database, list_to_matrix
 from molquery.errors import ColumnError, DatabaseError, OutputError, some
-from molquery.evaluate.held_out import SPECTRUM_GENES, HeldOutPairs, predictabilities
-from molquery.genesets import collections
-from molquery.predict import PATIENT_SCHEME, Operator, compute_operators, store_operators
-from molquery.predict import stored_operators as _stored
+from molquery.evaluate.held_out import HeldOutPairs, predictabilities
+from molquery.predict import PATIENT_SCHEME, Operator
+from molquery.query import prepared
+from molquery.query.prepared import Prepared
 from molquery.records import Predictability, Provenance
 from molquery.reference import DEFAULT_SCORING, Reference
 from molquery.schema import PROFILES, SLIDES
 from molquery.space import DEFAULT_SPACE, need_space, not_aligned, space_facts
-from molquery.vectors import Bools, Float, Matrix, Strings
+from molquery.vectors import Bools, Float, Ints, Matrix, Strings
 
 
 class Engine:
@@ -59,24 +60,49 @@ class Engine:
         """What identifies the snapshot: the space and the two table versions."""
         return (self.space_id, int(self._slides.version), int(self._profiles.version))
 
+    def is_current(self) -> bool:
+        """True while the database is in the state of this snapshot."""
+        space = self.database.manifest()["spaces"].get(DEFAULT_SPACE, {})
+        tables = (self._slides, self._profiles)
+        return space.get("space_id") == self.space_id and all(
+            t.latest_version == t.version for t in tables
+        )
+
     @cached_property
     def reference(self) -> Reference:
         """The expression profiles that signatures are scored in."""
-        return Reference(self.database, self._profiles)
+        reference = Reference(self.database, self._profiles)
+        if self._stored is not None:
+            reference.moments = self._stored.moments
+        return reference
 
     @cached_property
-    def operators(self) -> dict[str, Operator]:
-        """The prediction weights by fold scheme: the stored ones, or computed anew when stale."""
-        operators = _stored(self.database, self.space_id)
-        if operators is not None:
-            return operators
+    def _stored(self) -> Prepared | None:
+        return prepared.load(self.database, self.space_id)
+
+    @cached_property
+    def prepared(self) -> Prepared:
+        """Prediction weights, gene moments and the Hallmark spectrum: stored, or computed anew."""
+        if self._stored is not None:
+            return self._stored
         space = need_space(self.database)
-        operators = compute_operators(self.database, space)
+        found = prepared.compute(self.database, space, self.reference, self._pairs)
         try:
-            store_operators(self.database, space, operators)
+            prepared.store(self.database, self.space_id, found)
         except (DatabaseError, OutputError):
-            self.notices.append("the prediction weights were computed anew and could not be stored")
-        return operators
+            self.notices.append("what was computed for this query could not be stored: the next "
+                                "one computes it again")  # fmt: skip
+        return found
+
+    @property
+    def operators(self) -> Mapping[str, Operator]:
+        """The prediction weights by fold scheme."""
+        return self.prepared.operators
+
+    @property
+    def spectrum(self) -> Mapping[str, Predictability]:
+        """Predictability of every Hallmark set with enough genes in the panel, best first."""
+        return self.prepared.spectrum
 
     @property
     def operator(self) -> Operator:
@@ -93,8 +119,33 @@ class Engine:
         return np.asarray(self.operator.model >= 0)
 
     @cached_property
+    def unseen(self) -> Bools:
+        """(n_slides,) slides of cohorts without a single pair: the level of their scores is
+        uncertain (`molquery.predict`)."""
+        return np.asarray(self.operator.soft_share == 0)
+
+    def basis(self, rows: Ints) -> list[str]:
+        """What each slide's score rests on: see `molquery.query.search.COLUMNS`."""
+        seen = np.where(self.held_out[rows], "held-out", "projected")
+        return [str(b) for b in np.where(self.unseen[rows], "unseen cohort", seen)]
+
+    def unseen_note(self, rows: Bools) -> list[str]:
+        """A warning when slides of unseen cohorts are among those ranked, else nothing."""
+        mine = rows & self.unseen
+        if not mine.any():
+            return []
+        named = some(np.unique(self.cohorts[mine]).tolist())
+        return [
+            f"{int(mine.sum())} slides are of cohorts without any RNA ({named}): trust their order "
+            "within the cohort, not their level against other cohorts"
+        ]
+
+    @cached_property
     def pairs(self) -> HeldOutPairs:
         """The pairs of slide and profile that were held out in some fold."""
+        return self._pairs(self.operator)
+
+    def _pairs(self, operator: Operator) -> HeldOutPairs:
         pair_on = self.facts["settings"]["pair_on"]
         table = self.database.read(PROFILES, [PROFILES.key, pair_on], dataset=self._profiles)
         rows_of: dict[str, list[int]] = {}
@@ -103,27 +154,18 @@ class Engine:
                 rows_of.setdefault(str(key), []).append(j)
         both = [
             (i, j)
-            for i in np.flatnonzero(self.held_out)
+            for i in np.flatnonzero(operator.model >= 0)
             for j in rows_of.get(str(self._pair_keys[i]), [])
         ]
         slide, profile = (np.array(side, dtype=np.int64) for side in zip(*both, strict=True))
         return HeldOutPairs.of(slide, profile, self.cohorts)
 
-    @cached_property
-    def spectrum(self) -> dict[str, Predictability]:
-        """Predictability of every Hallmark set with enough genes in the panel, best first."""
-        scored = self.reference.score(collections.hallmark())
-        keep = [i for i, m in enumerate(scored.matches) if len(m.positions) >= SPECTRUM_GENES]
-        if not keep:
-            return {}
-        found = predictabilities(self.operators, self.pairs, scored.scores[:, keep])
-        named = zip([scored.signatures[i].name for i in keep], found, strict=True)
-        return dict(sorted(named, key=lambda item: (-_key(item[1]), item[0])))
-
     def predictability(self, scores: Float) -> Predictability:
         """Held-out quality of one signature, with its place among the Hallmark sets."""
         found = predictabilities(self.operators, self.pairs, scores[:, :1])[0]
-        better = sum(_key(other) > _key(found) for other in self.spectrum.values())
+        # A Hallmark set must not come after itself, whose scores differ by rounding.
+        bar = prepared.standing(found) + 1e-6
+        better = sum(prepared.standing(other) > bar for other in self.spectrum.values())
         of = len(self.spectrum)
         return replace(found, rank=better + 1 if of else None, of=of or None)
 
@@ -182,12 +224,6 @@ class Engine:
             parameters={"scoring": DEFAULT_SCORING, **parameters},
             **more,
         )
-
-
-def _key(p: Predictability) -> float:
-    """What the spectrum is ordered by: the within-cohort correlation, or the pooled one."""
-    value = p.within_r if p.within_r is not None else p.r
-    return -2.0 if value is None else value
 
 
 def _text(column: Any) -> Strings:

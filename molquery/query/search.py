@@ -89,7 +89,8 @@ COLUMNS: Mapping[str, str] = {
     "cohort_z": "score minus the cohort's mean, in the cohort's standard deviations",
     "p": "share of random gene sets of like size and expression that score as high in this slide",
     "fdr": "p after Benjamini-Hochberg over the slides ranked",
-    "basis": "held-out: this patient's own RNA was kept out; projected: no RNA of the patient",
+    "basis": "held-out: the patient has RNA, which was kept out; projected: the patient has none; "
+    "unseen cohort: nor has anyone of the cohort, so only the order within it means something",
 }
 
 
@@ -174,7 +175,9 @@ def search(
         adjusted = np.full(len(p), np.nan)
         adjusted[allowed] = calibrate.fdr(p[allowed]) if allowed.any() else []
         columns["p"], columns["fdr"] = p[rows], adjusted[rows]
-    columns["basis"] = np.where(engine.held_out[rows], "held-out", "projected").tolist()
+    columns["basis"] = engine.basis(rows)
+    if not within:
+        notes += engine.unseen_note(allowed)
     if not allowed.any():
         notes.append("no slide satisfies the filter")
     return Ranking(

@@ -9,12 +9,14 @@ from molquery.readers.base import Options, Profiles, Reader, Slides
 from molquery.readers.registry import (
     PROFILE_READERS,
     SLIDE_READERS,
-    TABLE_READERS,
+    find_slides,
     profile_files,
     read_profiles,
     read_slides,
-    read_table,
+    read_source,
 )
+from molquery.readers.sources import Source
+from molquery.readers.tables import TABLE_READERS, read_table
 
 __all__ = [
     "PROFILE_READERS",
@@ -24,8 +26,11 @@ __all__ = [
     "Profiles",
     "Reader",
     "Slides",
+    "Source",
+    "find_slides",
     "profile_files",
     "read_profiles",
     "read_slides",
+    "read_source",
     "read_table",
 ]

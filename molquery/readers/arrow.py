@@ -8,8 +8,9 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.feather as feather
 
-from molquery.readers.base import Options, Reader
-from molquery.readers.detect import checked, reading
+from molquery.readers.base import Input, Options, Reader
+from molquery.readers.detect import checked
+from molquery.readers.guard import reading
 
 FILE = b"ARROW1"
 FEATHER_1 = b"FEA1"
@@ -42,4 +43,15 @@ def load(path: Path, _: Options) -> pa.Table:
             return checked(feather.read_table(source))
 
 
-READER = Reader("Arrow/Feather", sniff, load)
+READER = Reader(
+    "Arrow/Feather",
+    sniff,
+    load,
+    (
+        Input(
+            "Arrow, Feather",
+            "`.arrow`, `.feather`: the same",
+            "slides.feather --id slide_id --encoder titan",
+        ),
+    ),
+)

@@ -79,6 +79,7 @@ class Options:
         gene_id: kind of the gene identifiers: 'symbol', 'ensembl' or 'entrez'.
         samples: table that names the sample of each file, where the files do not say it.
         tx2gene: table of transcript and gene ids, to sum transcripts to genes.
+        encoder: of several encoders' folders in one output directory, the one to read.
     """
 
     id: str | None = None
@@ -90,6 +91,22 @@ class Options:
     gene_id: str | None = None
     samples: Path | None = None
     tx2gene: Path | None = None
+    encoder: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Input:
+    """What one tool writes, and how it is taken in: a row of `docs/inputs.md`.
+
+    Attributes:
+        tool: the tool, as its users call it.
+        layout: the folders and files that it writes.
+        arguments: what follows `molquery ingest slides`.
+    """
+
+    tool: str
+    layout: str
+    arguments: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,8 +118,10 @@ class Reader(Generic[T]):
         sniff: (path, first bytes of the file) -> whether this is the format. It looks at content,
             never at the extension, and raises FileFormatError where the file is damaged.
         read: (path, options) -> the content.
+        inputs: the tools that write this format, for the documentation.
     """
 
     name: str
     sniff: Callable[[Path, bytes], bool] = field(repr=False)
     read: Callable[[Path, Options], T] = field(repr=False)
+    inputs: tuple[Input, ...] = field(default=(), repr=False)

@@ -16,7 +16,8 @@ import pyarrow.csv as pa_csv
 
 from molquery.errors import ColumnError, FileFormatError, some
 from molquery.readers.base import Profiles
-from molquery.readers.detect import BOM, GZIP, plain_head, read_head, reading
+from molquery.readers.detect import BOM, GZIP, plain_head, read_head
+from molquery.readers.guard import reading
 
 NULLS = ["", "NA", "na", "NaN", "nan", "N/A", "n/a", "null", "NULL", "None", "#N/A"]
 

@@ -19,9 +19,10 @@ import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
 
 from molquery.errors import FileFormatError, some
-from molquery.readers.base import Options, Reader
+from molquery.readers.base import Input, Options, Reader
 from molquery.readers.columns import INDEX, holds_names, is_metadata
-from molquery.readers.detect import BOM, GZIP, foreign_text, is_text, plain_head, read_head, reading
+from molquery.readers.detect import BOM, GZIP, foreign_text, is_text, plain_head, read_head
+from molquery.readers.guard import reading
 
 DELIMITERS = "\t,;"
 
@@ -241,4 +242,15 @@ def _named(table: pa.Table, names: Sequence[str], path: Path) -> pa.Table:
     return table.select(keep).rename_columns(given)
 
 
-READER = Reader("CSV/TSV (plain or gzip)", sniff, load)
+READER = Reader(
+    "CSV/TSV (plain or gzip)",
+    sniff,
+    load,
+    (
+        Input(
+            "CSV, TSV",
+            "`.csv`, `.tsv`, also gzip: ids, and a numeric column per dimension",
+            "slides.csv --id slide_id --encoder titan",
+        ),
+    ),
+)

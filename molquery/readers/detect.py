@@ -9,13 +9,12 @@ from __future__ import annotations
 import codecs
 import difflib
 import zlib
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow as pa
 
-from molquery.errors import FileFormatError, InputError, MolqueryError, printable
+from molquery.errors import FileFormatError, InputError, printable
 from molquery.readers import hdf5
 from molquery.readers.base import Reader, T
 
@@ -24,6 +23,7 @@ HEAD = 1 << 16
 
 GZIP = b"\x1f\x8b"
 BOM = codecs.BOM_UTF8
+ZARR, ZARR_2 = "zarr.json", ".zgroup"
 
 # Magic bytes of files that people have at hand and that molquery does not read.
 KNOWN_BYTES: tuple[tuple[bytes, str], ...] = (
@@ -68,7 +68,7 @@ def choose(readers: Sequence[Reader[T]], path: Path, noun: str) -> Reader[T]:
         InputError: there is no such file, or it cannot be opened.
         FileFormatError: no reader recognises it, or it is damaged.
     """
-    head = read_head(path)
+    head = head_of(path)
     for reader in readers:
         if reader.sniff(path, head):
             return reader
@@ -77,6 +77,11 @@ def choose(readers: Sequence[Reader[T]], path: Path, noun: str) -> Reader[T]:
         found=describe(path, head),
         hint="formats read: " + ", ".join(reader.name for reader in readers),
     )
+
+
+def head_of(path: Path) -> bytes:
+    """The first bytes of a file; none of a directory that is one archive (a zarr store)."""
+    return b"" if (path / ZARR).exists() or (path / ZARR_2).exists() else read_head(path)
 
 
 def read_head(path: Path) -> bytes:
@@ -135,6 +140,8 @@ def is_text(head: bytes) -> bool:
 
 def describe(path: Path, head: bytes) -> str:
     """What a file looks like, in a few words, for a message."""
+    if path.is_dir():
+        return "a zarr store without tables"
     if not head:
         return "an empty file"
     if head.startswith(hdf5.MAGIC):
@@ -153,7 +160,7 @@ def _describe_bytes(head: bytes) -> str:
         if head.startswith(magic):
             return what
     if head[0] == 0x80 and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
-        return "a Python pickle (it could run code when opened, so it is not read)"
+        return "a Python pickle"
     if head.startswith(b"PK\x03\x04"):
         kinds = ((b"data.pkl", "PyTorch"), (b"xl/", "Excel"), (b"[Content_Types]", "Excel"))
         kind = next((name for mark, name in kinds if mark in head), None)
@@ -183,24 +190,3 @@ def checked(table: pa.Table) -> pa.Table:
     for name in table.schema.names:
         name.encode()  # names are decoded on access, and fail here rather than later
     return table
-
-
-@contextmanager
-def reading(path: Path, what: str) -> Iterator[None]:
-    """Turns whatever a third-party decoder raises into a FileFormatError that names the file.
-
-    Decoders raise anything on damaged input (ArrowException, OSError, KeyError, RuntimeError), so
-    everything is caught, MemoryError included: a damaged length asks for more than there is. The
-    block holds the decoder's call alone, never molquery's own logic.
-    """
-    try:
-        yield
-    except MolqueryError:
-        raise
-    except Exception as error:
-        text = str(error).strip().partition("\n")[0]
-        raise FileFormatError(
-            f"{path} looks like {what} but cannot be read",
-            found=printable(text, 200) or type(error).__name__,
-            hint="the file may be truncated or damaged: fetch or write it again",
-        ) from error

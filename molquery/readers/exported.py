@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from molquery.errors import FileFormatError
 from molquery.readers import columns, parquet
 from molquery.readers.base import Options, Profiles, Reader, Slides
-from molquery.readers.detect import reading
+from molquery.readers.guard import reading
 from molquery.readers.slide_table import slides_from_table
 from molquery.schema import PROFILES, SLIDES, TableSpec
 

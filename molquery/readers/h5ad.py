@@ -14,9 +14,9 @@ import pyarrow as pa
 
 from molquery.errors import ColumnError, FileFormatError, some
 from molquery.readers import columns, hdf5, orientation
-from molquery.readers.base import Options, Profiles, Reader, Slides
-from molquery.readers.detect import reading
+from molquery.readers.base import Input, Options, Profiles, Reader, Slides
 from molquery.readers.exported import SCALE
+from molquery.readers.guard import reading
 from molquery.readers.profile_table import finish
 from molquery.vectors import Matrix
 
@@ -209,5 +209,16 @@ def _encoder(file: Any, path: Path) -> str | None:
     return str(value) if isinstance(value, str) and value else None
 
 
-SLIDES = Reader("AnnData (.h5ad)", sniff, load_slides)
+SLIDES = Reader(
+    "AnnData (.h5ad)",
+    sniff,
+    load_slides,
+    (
+        Input(
+            "AnnData, scanpy",
+            "`.h5ad`, one slide per obs, vectors in `X` or `obsm`",
+            "slides.h5ad --vector X --encoder titan",
+        ),
+    ),
+)
 PROFILES = Reader("AnnData (.h5ad)", sniff, load_profiles)

@@ -1,22 +1,37 @@
-"""What an HDF5 file holds, from the names and shapes of its datasets.
+"""What an HDF5 file holds, from the names and shapes of its datasets; and safe sizes.
 
 AnnData, slide-level and patch-level files share the extension `.h5` and the magic bytes. Reading
-them is in `h5ad.py` and `trident.py`; h5py loads with the first HDF5 file that is met.
+them is in `h5ad.py`, `trident.py`, `clam.py` and `stamp.py`; h5py loads with the first HDF5 file
+that is met.
+
+A damaged file may claim any size, and rows that were never written read as zeros: `checked` refuses
+both before anything is allocated. Damage inside HDF5's own metadata is the HDF5 library's to find;
+it usually says so, but it is not hardened against files made with ill intent.
 """
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
 from molquery.errors import FileFormatError, printable, some
+from molquery.readers.guard import reading
+from molquery.readers.matrix import MAX_DIM
 
 MAGIC = b"\x89HDF\r\n\x1a\n"
 
 ANNDATA = "anndata"
+STAMP = "stamp"
 SLIDE = "slide"
 PATCH = "patch"
 OTHER = "other"
+
+#: No filter in use compresses better (deflate reaches 1,032), so a larger claim is false.
+MOST_COMPRESSION = 1100
+
+# Beside `features`, these say that its rows are slides rather than patches.
+_ROW_NAMES = {"filenames", "filename", "slide_ids", "slide_id", "ids", "names", "slides"}
 
 
 def open_file(path: Path) -> Any:
@@ -38,8 +53,12 @@ def open_file(path: Path) -> Any:
 
 
 def layout(path: Path) -> str:
-    """One of `ANNDATA`, `SLIDE` (one vector), `PATCH` (a vector per patch) and `OTHER`."""
-    with open_file(path) as file:
+    """One of `ANNDATA`, `STAMP`, `SLIDE` (one vector), `PATCH` (one per patch) and `OTHER`.
+
+    Raises:
+        FileFormatError: the file is truncated or damaged.
+    """
+    with reading(path, "HDF5"), open_file(path) as file:
         return _layout(file)
 
 
@@ -47,12 +66,66 @@ def _layout(file: Any) -> str:
     names = set(file)
     if "obs" in names and names & {"X", "var", "obsm", "layers"}:
         return ANNDATA
-    features = file.get("features", file.get("feats"))
+    if ("feats" in names) == ("features" in names):
+        return OTHER
     # A group, or a file of another tool, has no such shape.
-    shape = getattr(features, "shape", None)
-    if "features" in names and shape is not None and len(shape) == 1:
-        return SLIDE
-    return PATCH if shape is not None and len(shape) in (2, 3) else OTHER
+    key = "feats" if "feats" in names else "features"
+    shape = getattr(file.get(key), "shape", None)
+    if shape is None or names & _ROW_NAMES or len(shape) not in (1, 2, 3):
+        return OTHER
+    if key == "feats":
+        return STAMP
+    return SLIDE if len(shape) == 1 else PATCH
+
+
+def checked(path: Path, dataset: Any) -> Any:
+    """The dataset, once its shape is one that the file can hold, and holds.
+
+    Raises:
+        FileFormatError: it claims more than there is, or is not numbers.
+    """
+    shape, dtype = dataset.shape, dataset.dtype
+    if dtype.kind not in "fiu":
+        raise FileFormatError(f"the features of {path} are not numbers", found=str(dtype))
+    if len(shape) == 3 and shape[0] != 1:
+        raise _impossible(path, shape, "(patches, dimensions) or (1, patches, dimensions) is read")
+    if shape[-1] > MAX_DIM:
+        raise _impossible(path, shape, f"vectors of up to {MAX_DIM} dimensions are read")
+    claimed = math.prod(shape) * dtype.itemsize
+    if claimed > MOST_COMPRESSION * path.stat().st_size:
+        raise _impossible(path, shape, "the file is too small for that: fetch or write it again")
+    if claimed and not _is_written(dataset, claimed):
+        raise _impossible(path, shape, "parts of it were never written: run the tool again")
+    return dataset
+
+
+def _is_written(dataset: Any, claimed: int) -> bool:
+    """False where some values would be read as the fill value, or from another file."""
+    if dataset.is_virtual or dataset.external:
+        return False
+    if dataset.chunks is None:
+        return bool(dataset.id.get_storage_size() >= claimed)
+    chunks = math.prod(-(-n // size) for n, size in zip(dataset.shape, dataset.chunks, strict=True))
+    chunk = math.prod(dataset.chunks) * dataset.dtype.itemsize
+    within = chunk <= max(claimed, 1 << 20) * 2
+    return bool(within and dataset.id.get_num_chunks() == chunks)
+
+
+def _impossible(path: Path, shape: tuple[int, ...], hint: str) -> FileFormatError:
+    return FileFormatError(
+        f"the features of {path} cannot be read", found=f"shape {shape}", hint=hint
+    )
+
+
+def text_attribute(item: Any, *names: str) -> str | None:
+    """The first attribute with text in it; TRIDENT writes None as the text 'None'."""
+    for name in names:
+        value = item.attrs.get(name)
+        if isinstance(value, bytes):
+            value = value.decode(errors="replace")
+        if isinstance(value, str) and value.strip() not in ("", "None"):
+            return value.strip()
+    return None
 
 
 def describe(path: Path) -> str:
@@ -61,16 +134,14 @@ def describe(path: Path) -> str:
     Raises:
         FileFormatError: it is truncated or damaged.
     """
+    kind = layout(path)
+    if kind == ANNDATA:
+        return "an AnnData file (.h5ad)"
+    if kind == SLIDE:
+        return "HDF5 with the features of one slide (TRIDENT)"
+    if kind == STAMP:
+        return "HDF5 with the features of one slide or patient (STAMP)"
     with open_file(path) as file:
-        kind = _layout(file)
-        if kind == ANNDATA:
-            return "an AnnData file (.h5ad)"
-        if kind == SLIDE:
-            return "HDF5 with the features of one slide (TRIDENT)"
         if kind == PATCH:
-            shape = file.get("features", file.get("feats")).shape
-            return (
-                f"HDF5 with patch-level features of shape {shape}: "
-                "pool them to one vector per slide first"
-            )
+            return f"HDF5 with patch-level features of shape {file['features'].shape}"
         return f"HDF5 with {some(file) or 'nothing in it'}"

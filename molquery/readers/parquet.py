@@ -7,8 +7,9 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from molquery.readers.base import Options, Reader
-from molquery.readers.detect import checked, reading
+from molquery.readers.base import Input, Options, Reader
+from molquery.readers.detect import checked
+from molquery.readers.guard import reading
 
 MAGIC = b"PAR1"
 
@@ -29,4 +30,15 @@ def load(path: Path, _: Options) -> pa.Table:
         return checked(file.read())
 
 
-READER = Reader("Parquet", sniff, load)
+READER = Reader(
+    "Parquet",
+    sniff,
+    load,
+    (
+        Input(
+            "pandas, polars (Parquet)",
+            "`.parquet`: ids, and a list column or a numeric column per dimension",
+            "slides.parquet --id slide_id --encoder titan",
+        ),
+    ),
+)

@@ -1,44 +1,44 @@
-"""The formats that molquery reads, and the three functions that read them.
+"""The formats that molquery reads, and the functions that read them.
 
 A new tabular format is one module with a `Reader` that gives an Arrow table, and one line in
-`TABLE_READERS`: it then serves slides, profiles and metadata. Any other format is one module and
-one line in `SLIDE_READERS` or `PROFILE_READERS`. The first reader that recognises a file reads it.
+`TABLE_READERS` of `tables.py`: it then serves slides, profiles and metadata. Any other format is
+one module and one line in `SLIDE_READERS` or `PROFILE_READERS`. The first reader that recognises a
+file reads it.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 
 from molquery.errors import FileFormatError, some
 from molquery.readers import (
-    arrow,
     cbioportal,
-    columns,
-    delimited,
     exported,
     gct,
     gdc_star,
     h5ad,
-    parquet,
+    numpy_arrays,
+    patches,
+    pickled,
     rsem,
     salmon,
+    sources,
+    stamp,
+    torch_file,
     trident,
+    wsidata,
 )
 from molquery.readers.base import Options, Profiles, Reader, Slides, T
-from molquery.readers.detect import choose, describe, read_head
+from molquery.readers.detect import choose, describe, head_of, read_head
+from molquery.readers.matrix import NO_VECTORS, no_metadata
 from molquery.readers.profile_table import profiles_from_table
 from molquery.readers.slide_table import slides_from_table
-
-TABLE_READERS: tuple[Reader[pa.Table], ...] = (
-    parquet.READER,
-    arrow.READER,
-    delimited.READER,
-)
+from molquery.readers.sources import Source
+from molquery.readers.tables import TABLE_READERS
 
 
 def _through_table(
@@ -47,13 +47,20 @@ def _through_table(
     def read(path: Path, options: Options) -> T:
         return convert(reader.read(path, options), path, options)
 
-    return Reader(reader.name, reader.sniff, read)
+    return Reader(reader.name, reader.sniff, read, reader.inputs)
 
 
 SLIDE_READERS: tuple[Reader[Slides], ...] = (
     exported.SLIDES_READER,
     trident.READER,
+    patches.READER,
+    torch_file.READER,
+    stamp.READER,
+    pickled.READER,
+    wsidata.READER,
     h5ad.SLIDES,
+    numpy_arrays.NPY_READER,
+    numpy_arrays.NPZ_READER,
     *(_through_table(reader, slides_from_table) for reader in TABLE_READERS),
 )
 
@@ -73,30 +80,58 @@ PROFILE_READERS: tuple[Reader[Profiles], ...] = (
 DEFAULTS = Options()
 
 
+def find_slides(paths: Sequence[Path], options: Options = DEFAULTS) -> list[Source]:
+    """The files to read slides from: see `sources.py` for what a path may be.
+
+    Raises:
+        InputError: there is nothing at a path.
+        FileFormatError: none of the files is of a format with slides.
+        MismatchError: a directory has folders of several encoders, and none is chosen.
+    """
+    found = sources.find(paths, options)
+    if any(source.named or _readable(source.path) for source in found):
+        return found
+    names = some([source.path.name for source in found])
+    folder = paths[0] if len(paths) == 1 else f"the {len(paths)} paths given"
+    raise FileFormatError(
+        f"no files of slide vectors in {folder}",
+        found=names or "nothing",
+        hint="formats read: " + ", ".join(reader.name for reader in SLIDE_READERS),
+    )
+
+
+def read_source(source: Source, options: Options = DEFAULTS) -> Slides:
+    """The slides of one file.
+
+    A file that nobody named and that no reader recognises gives no slides, and `skipped` says what
+    it looks like.
+
+    Raises:
+        FileFormatError: the file is of no known format, or damaged.
+        ColumnError: a column is missing, ambiguous or of the wrong type.
+    """
+    path = source.path
+    if source.named:
+        return choose(SLIDE_READERS, path, "slide vectors").read(path, options)
+    head = head_of(path)
+    for reader in SLIDE_READERS:
+        if reader.sniff(path, head):
+            return reader.read(path, options)
+    skipped = {f"no slide vectors: {describe(path, head)}": (path.name,)}
+    return Slides((), NO_VECTORS, None, no_metadata(0), skipped, str(path))
+
+
 def read_slides(path: Path, options: Options = DEFAULTS) -> Iterator[Slides]:
     """Slides, one item per file; a directory gives those of its files, sorted by name.
 
-    Hidden files and those that begin with `_` (TRIDENT's configurations and logs) are passed over.
-    A file of a directory that no reader recognises gives an item without slides, whose `skipped`
-    says what it looks like; a damaged file stops the reading.
+    A damaged file stops the reading.
 
     Raises:
         InputError: there is nothing at `path`.
         FileFormatError: a file is of no known format, or damaged.
         ColumnError: a column is missing, ambiguous or of the wrong type.
     """
-    if not path.is_dir():
-        reader = choose(SLIDE_READERS, path, "slide vectors")
-        return iter((reader.read(path, options),))
-    files = [p for p in sorted(path.iterdir()) if p.is_file() and p.name[0] not in "._"]
-    if not any(_readable(file) for file in files):
-        folders = [p.name for p in sorted(path.iterdir()) if p.is_dir() and p.name[0] not in "._"]
-        raise FileFormatError(
-            f"no files of slide vectors in {path}",
-            found=some([f.name for f in files] + [f"{name}/" for name in folders]) or "nothing",
-            hint="formats read: " + ", ".join(reader.name for reader in SLIDE_READERS),
-        )
-    return (_read_one(file, options) for file in files)
+    return (read_source(source, options) for source in find_slides([path], options))
 
 
 def read_profiles(path: Path, options: Options = DEFAULTS) -> Profiles:
@@ -144,29 +179,6 @@ def _one_sample(file: Path) -> bool:
     return any(reader.sniff(file, head) for reader in ONE_SAMPLE_READERS)
 
 
-def read_table(path: Path) -> pa.Table:
-    """A metadata table with every column of the file; text is plain `string`.
-
-    Raises:
-        InputError: there is no file at `path`.
-        FileFormatError: the file is of no known format, or damaged.
-        ColumnError: two columns share a name.
-    """
-    table = choose(TABLE_READERS, path, "metadata").read(path, Options())
-    table = columns.plain(table)
-    return columns.metadata_of(table, range(table.num_columns), path)
-
-
-def _readable(file: Path) -> bool:
-    head = read_head(file)
-    return any(reader.sniff(file, head) for reader in SLIDE_READERS)
-
-
-def _read_one(file: Path, options: Options) -> Slides:
-    head = read_head(file)
-    for reader in SLIDE_READERS:
-        if reader.sniff(file, head):
-            return reader.read(file, options)
-    none = pa.table({"id": pa.array([], pa.string())}).select([])
-    skipped = {f"no slide vectors: {describe(file, head)}": (file.name,)}
-    return Slides((), np.empty((0, 0), dtype=np.float32), None, none, skipped, str(file))
+def _readable(path: Path) -> bool:
+    head = head_of(path)
+    return any(reader.sniff(path, head) for reader in SLIDE_READERS)

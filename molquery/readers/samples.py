@@ -66,7 +66,7 @@ def _nearby(path: Path) -> Path | None:
 
 @lru_cache(maxsize=4)
 def _sheet(path: Path, _: int) -> dict[str, tuple[str, dict[str, str]]]:
-    from molquery.readers.registry import read_table
+    from molquery.readers.tables import read_table
 
     table = read_table(path)
     names = table.column_names

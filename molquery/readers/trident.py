@@ -1,25 +1,21 @@
 """TRIDENT slide-level features: one HDF5 file per slide, `slide_features_<encoder>/<slide>.h5`.
 
 The file has no encoder attribute: the name is in the folder, or in the configuration that TRIDENT
-writes beside the folder. Patch-level files are recognised, and refused, in `hdf5.py`.
+writes beside the folder. Patch-level files are read in `patches.py`.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
-import numpy as np
-import pyarrow as pa
-
-from molquery.errors import FileFormatError
 from molquery.readers import hdf5
-from molquery.readers.base import Options, Reader, Slides
-from molquery.readers.detect import reading
+from molquery.readers.base import Input, Options, Reader, Slides
+from molquery.readers.guard import reading
+from molquery.readers.matrix import one_slide
 
 FOLDER = "slide_features_"
 CONFIG = "_config_slide_features_"
-
-EMPTY = "empty slide (no features)"
 
 
 def sniff(path: Path, head: bytes) -> bool:
@@ -34,33 +30,39 @@ def load(path: Path, _: Options) -> Slides:
         FileFormatError: the file is damaged, or its features are not numbers.
     """
     with reading(path, "TRIDENT slide features"), hdf5.open_file(path) as file:
-        features = file["features"][()]
-    if features.dtype.kind not in "fiu":
-        raise FileFormatError(f"the features of {path} are not numbers", found=str(features.dtype))
-    ids: tuple[str, ...] = (path.stem,)
-    skipped = {}
-    vectors = features.astype(np.float32)[np.newaxis]
-    if features.size == 0:
-        skipped[EMPTY] = ids
-        ids, vectors = (), np.empty((0, 0), dtype=np.float32)
-    metadata = pa.table({"id": pa.array(ids, pa.string())}).select([])
-    return Slides(ids, vectors, encoder_of(path), metadata, skipped, str(path))
+        return slide(path, hdf5.checked(path, file["features"])[()])
 
 
-def encoder_of(path: Path) -> str | None:
+def slide(path: Path, features: Any) -> Slides:
+    """The slide whose vector is `features`, with the encoder that its folder tells."""
+    return one_slide(path, features, encoder=named(path, FOLDER, CONFIG))
+
+
+def named(path: Path, folder_prefix: str, config_prefix: str) -> str | None:
     """The encoder that the folder's name tells, else the one configuration file near it."""
     folder = path.absolute().parent
-    if folder.name.startswith(FOLDER):
-        return folder.name.removeprefix(FOLDER) or None
+    if folder.name.startswith(folder_prefix):
+        return folder.name.removeprefix(folder_prefix) or None
     for place in (folder, folder.parent):
         names = {
-            config.stem.removeprefix(CONFIG)
-            for config in place.glob(f"{CONFIG}*.json")
-            if config.stem != CONFIG
+            config.stem.removeprefix(config_prefix)
+            for config in place.glob(f"{config_prefix}*.json")
+            if config.stem != config_prefix
         }
         if names:
             return names.pop() if len(names) == 1 else None
     return None
 
 
-READER = Reader("TRIDENT slide features (.h5)", sniff, load)
+READER = Reader(
+    "TRIDENT slide features (.h5)",
+    sniff,
+    load,
+    (
+        Input(
+            "TRIDENT, slide level",
+            "`<mag>x_<px>px_<ov>px_overlap/slide_features_<encoder>/<slide>.h5`",
+            "trident_out",
+        ),
+    ),
+)

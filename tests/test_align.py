@@ -1,0 +1,366 @@
+"""Alignment: heads against torch and scipy, folds that have not seen what they are tested on."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from scipy import linalg, stats
+from torch.nn import functional
+
+from molquery import predict, synth
+from molquery.align import infonce
+from molquery.align.cca import CCA, fit_cca
+from molquery.align.infonce import InfoNCE, _head, _mlp, fit_infonce
+from molquery.align.inputs import fit_slide_input
+from molquery.align.pairs import Pairs, load_pairs
+from molquery.align.train import AlignSettings, align, fit_model
+from molquery.database import Database
+from molquery.encoders import EMBEDDING_KIND, FEATURES_KIND
+from molquery.errors import ColumnError, InputError, SpaceError
+from molquery.evaluate.held_out import predictabilities
+from molquery.genesets import collections
+from molquery.ingest import ingest_profiles, ingest_slides
+from molquery.predict import PATIENT_SCHEME
+from molquery.query.engine import Engine
+from molquery.readers import Options
+from molquery.schema import PROFILES, SLIDES, shared_column
+from molquery.space import (
+    Head,
+    Model,
+    SlideInput,
+    current_space,
+    need_space,
+    normal_scores,
+    run_head,
+)
+from molquery.vectors import unit
+
+
+@pytest.fixture(scope="module")
+def pairs(ingested: Path) -> Pairs:
+    return load_pairs(Database.open(ingested), pair_on="patient_id", split_on="patient_id")
+
+
+def same_model(a: Model, b: Model) -> bool:
+    def arrays(model: Model) -> list[npt.NDArray[np.float32]]:
+        heads: list[Head] = [*model.slide_heads, *model.profile_heads]
+        found = [x for head in heads for layer in head for x in (layer.weight, layer.bias)]
+        return [*found, model.anchors, model.slide_input.mean, model.slide_input.offsets,
+                model.profile_input.mean, model.profile_input.scale]  # fmt: skip
+
+    return all(np.array_equal(x, y) for x, y in zip(arrays(a), arrays(b), strict=True))
+
+
+# Projection --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("hidden", [0, 24])
+def test_numpy_heads_equal_torch(hidden: int) -> None:
+    torch.manual_seed(0)
+    net = _mlp(10, InfoNCE(hidden=hidden, dim=6))
+    net.eval()
+    x = np.random.default_rng(0).normal(size=(40, 10)).astype(np.float32) * 3
+    with torch.no_grad():
+        expected = functional.normalize(net(torch.from_numpy(x)), dim=1).numpy()
+    np.testing.assert_allclose(unit(run_head(_head(net), x)), expected, atol=1e-5)
+
+
+def test_vectors_of_a_space_are_unit_and_the_same_after_reading(aligned: Path) -> None:
+    database = Database.open(aligned)
+    space = need_space(database)
+    column = shared_column(space.space_id)
+    slides = database.read(SLIDES, ["embedding", "cohort"])
+    raw = database.matrix(SLIDES, SLIDES.vector)
+    stored = database.matrix(SLIDES, column)
+    np.testing.assert_allclose(
+        stored, space.project_slides(raw, slides["cohort"].to_pylist()), atol=1e-6
+    )
+    np.testing.assert_allclose(np.linalg.norm(stored, axis=1), 1, atol=1e-5)
+    rna = database.matrix(PROFILES, column)
+    np.testing.assert_allclose(
+        rna, space.project_profiles(database.matrix(PROFILES, PROFILES.vector)), atol=1e-6
+    )
+
+
+def test_hubness_is_the_log_mean_exp_of_its_docstring(aligned: Path) -> None:
+    model = need_space(Database.open(aligned)).final
+    r = unit(np.random.default_rng(0).normal(size=(7, model.dim)))
+    expected = [0.1 * np.log(np.mean([np.exp(float(x @ v) / 0.1) for x in model.anchors]))
+                for v in r]  # fmt: skip
+    np.testing.assert_allclose(model.hubness(r), expected, atol=1e-5)
+
+
+def test_normal_scores_of_untied_values_are_normal_quantiles_of_ranks() -> None:
+    values = np.random.default_rng(0).gamma(1, size=(101, 1)).astype(np.float32)
+    knots = np.sort(values, axis=0)
+    expected = stats.norm.ppf((stats.rankdata(values[:, 0]) - 0.5) / 101)
+    np.testing.assert_allclose(normal_scores(values, knots)[:, 0], expected, atol=1e-4)
+
+
+def test_missing_features_become_the_training_mean() -> None:
+    x = np.array([[1, 2], [3, np.nan], [5, 4]], dtype=np.float32)
+    mean, scale = np.array([3, 3], np.float32), np.array([2, 1], np.float32)
+    transform = SlideInput(None, mean, scale, ("A",), np.array([[0.5, 0.25]], np.float32))
+    out = transform(x, ["A", "A", "unknown"])
+    np.testing.assert_allclose(out[:, 2:], [[-1, -1], [0, 0], [1, 1]])
+    np.testing.assert_allclose(out[:, :2], [[-1.5, -1.25], [-0.5, -0.25], [1, 1]])
+
+
+# CCA ---------------------------------------------------------------------------------------------
+
+
+def test_cca_without_ridge_solves_the_generalised_eigenproblem() -> None:
+    rng = np.random.default_rng(0)
+    latent = rng.normal(size=(4000, 3))
+    x = latent @ rng.normal(size=(3, 5)) + rng.normal(size=(4000, 5))
+    z = latent @ rng.normal(size=(3, 6)) + rng.normal(size=(4000, 6))
+    x, z = (v.astype(np.float32) for v in (x, z))
+    settings = CCA(dim=4, components=6, rx=1e-9, rz=1e-9)
+    (a,), (b,), found = fit_cca(x, z, z, settings)
+
+    # det [[0, Cxz], [Czx, 0]] - rho [[Cxx, 0], [0, Czz]] = 0: its largest roots.
+    xc, zc = (v.astype(np.float64) - v.mean(axis=0, dtype=np.float64) for v in (x, z))
+    zero = [np.zeros((len(c.T), len(c.T))) for c in (xc, zc)]
+    left = np.block([[zero[0], xc.T @ zc], [zc.T @ xc, zero[1]]])
+    right = np.block([[xc.T @ xc, zero[0][:, :1] * np.zeros((1, 6))],
+                      [np.zeros((6, 5)), zc.T @ zc]])  # fmt: skip
+    roots = linalg.eigh(left, right, eigvals_only=True)[::-1][:4]
+    np.testing.assert_allclose(found, roots, atol=1e-4)
+
+    # The heads' outputs have the canonical correlations, and nothing across dimensions.
+    u, v = x @ a.weight + a.bias, z @ b.weight + b.bias
+    cross = np.corrcoef(u.T, v.T)[:4, 4:]
+    np.testing.assert_allclose(cross, np.diag(roots), atol=1e-3)
+    # Scaled by the correlations, so that agreeing directions dominate the cosine.
+    np.testing.assert_allclose(u.std(axis=0), found, atol=1e-3)
+
+
+def test_cca_of_more_genes_than_pairs_is_the_same_as_of_their_components() -> None:
+    rng = np.random.default_rng(1)
+    latent = rng.normal(size=(60, 3))
+    x = (latent @ rng.normal(size=(3, 5)) + rng.normal(size=(60, 5))).astype(np.float32)
+    wide = (latent @ rng.normal(size=(3, 200)) + rng.normal(size=(60, 200))).astype(np.float32)
+    rotation = linalg.qr(rng.normal(size=(200, 200)))[0]
+    turned = (wide @ rotation).astype(np.float32)
+    settings = CCA(dim=4, components=40)
+    plain = fit_cca(x, wide, wide, settings)[2]
+    np.testing.assert_allclose(plain, fit_cca(x, turned, turned, settings)[2], atol=1e-4)
+
+
+# InfoNCE -----------------------------------------------------------------------------------------
+
+
+def test_infonce_learns_a_planted_alignment_and_repeats_itself() -> None:
+    rng = np.random.default_rng(0)
+    latent = rng.normal(size=(200, 8))
+    x = (latent @ rng.normal(size=(8, 16)) + 0.1 * rng.normal(size=(200, 16))).astype(np.float32)
+    z = (latent @ rng.normal(size=(8, 12)) + 0.1 * rng.normal(size=(200, 12))).astype(np.float32)
+    settings = InfoNCE(dim=16, hidden=0, epochs=25, batch=64, dropout=0.0, noise=0.05)
+    validation = np.arange(0, 200, 5)
+    reports: list[tuple[int, int, float, float]] = []
+
+    def fit(seed: int) -> tuple[Head, Head]:
+        return fit_infonce(x, z, np.arange(200), validation, settings, seed=seed,
+                           report=lambda *a: reports.append(a))  # fmt: skip
+
+    slides, profiles = fit(0)
+    assert reports[0][2] > reports[-1][2], "the loss did not fall"
+    u, v = unit(run_head(slides, x)), unit(run_head(profiles, z))
+    rank = ((u @ v.T)[validation] >= np.diag(u @ v.T)[validation][:, None]).sum(axis=1)
+    assert np.median(rank) <= 5  # of 200: chance is 100
+    again = fit(0)
+    np.testing.assert_array_equal(again[0][0].weight, slides[0].weight)
+    assert not np.array_equal(fit(1)[0][0].weight, slides[0].weight)
+
+
+# Folds -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["cca", "infonce"])
+def test_a_fold_does_not_see_the_rna_of_held_out_patients(
+    pairs: Pairs, method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(infonce, "InfoNCE", lambda: InfoNCE(epochs=3))
+    held = pairs.of_groups(np.unique(pairs.groups)[::5].tolist())
+    assert 0 < held.sum() < len(pairs)
+    spoiled = pairs.profiles.vectors.copy()
+    spoiled[pairs.profile[held]] += 100 * np.random.default_rng(0).normal(
+        size=spoiled[pairs.profile[held]].shape
+    ).astype(np.float32)
+    other = replace(pairs, profiles=replace(pairs.profiles, vectors=spoiled))
+    a = fit_model(pairs, set(pairs.groups[held].tolist()), EMBEDDING_KIND, method, 0)
+    assert same_model(
+        a, fit_model(other, set(pairs.groups[held].tolist()), EMBEDDING_KIND, method, 0)
+    )
+    if method == "cca":  # the test can fail: a model that trains on them does change
+        assert not same_model(
+            fit_model(pairs, set(), EMBEDDING_KIND, method, 0),
+            fit_model(other, set(), EMBEDDING_KIND, method, 0),
+        )
+
+
+def test_a_fold_does_not_see_the_slides_of_held_out_patients(pairs: Pairs) -> None:
+    held = pairs.of_groups(np.unique(pairs.groups)[::5].tolist())
+    spoiled = pairs.slides.vectors.copy()
+    spoiled[pairs.slide[held]] *= -50
+    other = replace(pairs, slides=replace(pairs.slides, vectors=spoiled))
+    assert same_model(
+        fit_model(pairs, set(pairs.groups[held].tolist()), EMBEDDING_KIND, "cca", 0),
+        fit_model(other, set(pairs.groups[held].tolist()), EMBEDDING_KIND, "cca", 0),
+    )
+
+
+def test_every_paired_patient_is_held_out_once_and_no_site_is_split(
+    aligned: Path, pairs: Pairs
+) -> None:
+    space = need_space(Database.open(aligned))
+    paired = set(pairs.groups.tolist())
+    site_of = dict(zip(pairs.profiles.groups.tolist(), pairs.profiles.sites.tolist(), strict=True))
+    for scheme in ("patient", "site"):
+        folds = [fold.held_out for fold in space.folds if fold.scheme == scheme]
+        assert len(folds) == 5
+        assert sorted(g for fold in folds for g in fold & paired) == sorted(paired)
+    seen = [{site_of[g] for g in fold.held_out} for fold in space.folds if fold.scheme == "site"]
+    assert sum(len(sites) for sites in seen) == len(set(pairs.sites.tolist()))
+
+
+def test_feature_knots_are_those_of_the_training_slides(pairs: Pairs) -> None:
+    train = np.zeros(len(pairs), dtype=bool)
+    train[:50] = True
+    rows = np.unique(pairs.slide[train])
+    transform = fit_slide_input(pairs, train, FEATURES_KIND)
+    grid = (np.arange(101) + 0.5) / 101
+    expected = np.quantile(pairs.slides.vectors[rows], grid, axis=0)
+    assert transform.knots is not None
+    np.testing.assert_allclose(transform.knots, expected, rtol=1e-4, atol=1e-5)
+
+
+# The whole ---------------------------------------------------------------------------------------
+
+
+def test_the_same_seed_gives_the_same_space(aligned: Path, ingested_copy: Path) -> None:
+    space = current_space(Database.open(aligned))
+    again = align(Database.open(ingested_copy), AlignSettings(method="cca")).space
+    other = align(Database.open(ingested_copy), AlignSettings(method="cca", seed=1)).space
+    assert space is not None
+    assert again.space_id == space.space_id != other.space_id
+    assert need_space(Database.open(ingested_copy)).space_id == other.space_id
+    shared = [c for c in Database.open(ingested_copy).dataset(SLIDES).schema.names
+              if c.startswith("shared_")]  # fmt: skip
+    assert shared == [shared_column(other.space_id)], "columns of replaced spaces stay behind"
+
+
+def test_planted_pathways_are_predicted_and_others_are_not(
+    engine: Engine, archive: synth.Archive
+) -> None:
+    seen = [collections.find(name) for name in archive.visible]
+    hidden = collections.find(next(n for n in archive.gene_sets if n not in archive.visible))
+    scored = engine.reference.score([*seen, hidden]).scores
+    *good, bad = predictabilities(engine.operators, engine.pairs, scored)
+    for p in good:
+        assert p.within_r is not None
+        assert p.within_r > 0.75
+        assert p.r2 is not None
+        assert p.r2 > 0.5
+        assert p.site_within_r is not None
+        assert p.site_within_r > 0.7
+    assert bad.within_r is not None
+    assert abs(bad.within_r) < 0.25
+
+
+def test_shuffled_pairs_predict_nothing(files: synth.Files, tmp_path: Path) -> None:
+    """The control: profiles given to other patients of the same cohort leave no held-out signal."""
+    import pyarrow.parquet as parquet
+
+    table = parquet.read_table(files.profiles)
+    rng = np.random.default_rng(0)
+    patients, cohorts = (np.array(table[c].to_pylist()) for c in ("patient_id", "cohort"))
+    for cohort in np.unique(cohorts):
+        rows = np.flatnonzero(cohorts == cohort)
+        patients[rows] = patients[rng.permutation(rows)]
+    at = table.schema.get_field_index("patient_id")
+    parquet.write_table(table.set_column(at, "patient_id", [patients.tolist()]), tmp_path / "p.pq")
+    database = Database.create(tmp_path / "shuffled.mq")
+    ingest_slides(database, [files.slides], options=Options(), encoder="toy")
+    ingest_profiles(database, [tmp_path / "p.pq"], options=Options(), scale="log2")
+    align(database, AlignSettings(method="cca"))
+    engine = Engine(database)
+    values = [p.within_r for p in engine.spectrum.values() if p.within_r is not None]
+    assert len(values) >= 4
+    assert abs(np.mean(values)) < 0.15
+    retrieval = engine.facts["retrieval"]["patient.slide_to_profile.within_cohort"]
+    assert retrieval["fold10"] < 1.25
+
+
+def test_auto_takes_the_method_that_its_inner_split_prefers(
+    ingested_copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(infonce, "InfoNCE", lambda: InfoNCE(epochs=3, hidden=0))
+    told: list[str] = []
+    report = align(
+        Database.open(ingested_copy), progress=lambda stage, done, total, text: told.append(stage)
+    )
+    best = max(report.comparison, key=lambda m: report.comparison[m]["within_r"])
+    assert set(report.comparison) == {"cca", "infonce"}
+    assert report.space.facts["method"] == best
+    assert {"choosing the method", "fitting folds", "projecting"} <= set(told)
+
+
+# What cannot be aligned --------------------------------------------------------------------------
+
+
+def few(tmp_path: Path, patients: int) -> Database:
+    toy = synth.Toy(patients=patients, slides_only=0, profiles_only=0, several=0, sites=2)
+    files = synth.write_files(synth.make(toy), tmp_path / "few")
+    database = Database.create(tmp_path / "few.mq")
+    ingest_slides(database, [files.slides], options=Options(), encoder="toy")
+    ingest_profiles(database, [files.profiles], options=Options(genes_in="columns"), scale="log2")
+    return database
+
+
+def test_fewer_than_thirty_pairs_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(SpaceError, match="at least 30 pairs") as caught:
+        align(few(tmp_path, 29), AlignSettings(method="cca"))
+    assert "29 pairs" in str(caught.value)
+
+
+def test_thirty_pairs_on_two_sites_are_enough_without_site_folds(tmp_path: Path) -> None:
+    database = few(tmp_path, 30)
+    report = align(database, AlignSettings(method="cca"))
+    assert {fold.scheme for fold in report.space.folds} == {PATIENT_SCHEME}
+    assert any("no folds by site" in note for note in report.notes)
+    assert set(Engine(database).operators) == {PATIENT_SCHEME}
+
+
+def test_wrong_settings_are_refused(ingested_copy: Path) -> None:
+    database = Database.open(ingested_copy)
+    with pytest.raises(InputError, match="not an alignment method"):
+        align(database, AlignSettings(method="magic"))
+    with pytest.raises(ColumnError, match="no column tumour"):
+        align(database, AlignSettings(method="cca", pair_on="tumour"))
+    assert current_space(database) is None
+
+
+def test_a_damaged_space_is_noticed(aligned_copy: Path) -> None:
+    database = Database.open(aligned_copy)
+    (heads,) = (aligned_copy / "spaces").rglob("heads.safetensors")
+    blob = bytearray(heads.read_bytes())
+    blob[-5] ^= 1
+    heads.write_bytes(bytes(blob))
+    with pytest.raises(SpaceError, match="sha256"):
+        current_space(database)
+    heads.unlink()
+    with pytest.raises(SpaceError, match="missing"):
+        current_space(database)
+
+
+def test_soft_weights_are_a_softmax_over_all_when_profiles_are_few() -> None:
+    rng = np.random.default_rng(0)
+    x, r = unit(rng.normal(size=(5, 6))), unit(rng.normal(size=(20, 6)))
+    hubs = rng.normal(size=20).astype(np.float32) * 0.1
+    expected = np.exp((x @ r.T - hubs) / 0.1)
+    expected /= expected.sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(predict.soft_weights(x, r, hubs), expected, atol=1e-5)

@@ -1,0 +1,238 @@
+"""Prediction weights against the formulas, written again with plain loops and solvers."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pytest
+from pyarrow import parquet
+from scipy import linalg
+
+from molquery import predict, synth
+from molquery.database import Database
+from molquery.genesets import collections
+from molquery.ingest import ingest_metadata, ingest_profiles, ingest_slides
+from molquery.predict import PATIENT_SCHEME, SITE_SCHEME, Operator
+from molquery.query import prepared
+from molquery.query.engine import Engine
+from molquery.readers import Options
+from molquery.schema import PROFILES, SLIDES
+from molquery.space import need_space
+
+Array = npt.NDArray[np.float64]
+
+
+@pytest.fixture(scope="module")
+def tables(aligned: Path) -> dict[str, list[str]]:
+    database = Database.open(aligned)
+    out = {}
+    for spec in (SLIDES, PROFILES):
+        held = database.read(spec, ["patient_id", "cohort", "site"])
+        for name in held.schema.names:
+            out[f"{spec.noun}.{name}"] = held[name].to_pylist()
+    return out
+
+
+def brute_force(engine: Engine, tables: dict[str, list[str]], i: int, scores: Array) -> float:
+    """The score of slide i from the docstring of predict.py: soft average and ridge, one slide."""
+    space = need_space(engine.database)
+    raw = engine.database.matrix(SLIDES, SLIDES.vector)
+    rna = engine.database.matrix(PROFILES, PROFILES.vector)
+    owner, cohort = np.array(tables["slide.patient_id"]), np.array(tables["slide.cohort"])
+    of_profile = np.array(tables["profile.patient_id"])
+    me = owner[i]
+    fold = next((f for f in space.folds if f.scheme == "patient" and me in f.held_out), None)
+    model = space.final if fold is None else fold.model
+    held = {me} if fold is None else set(fold.held_out)
+    known = [j for j, p in enumerate(of_profile) if p not in held]
+
+    x = model.project_slides(raw[[i]], [str(cohort[i])])[0]
+    r = model.project_profiles(rna[known])
+    logits = np.array([float(x @ v) for v in r]) - model.hubness(r)
+    best = sorted(range(len(known)), key=lambda j: -logits[j])[: predict.NEIGHBOURS]
+    weight = np.exp((logits[best] - logits[best].max()) / 0.1)
+    soft = float(weight @ scores[[known[j] for j in best]] / weight.sum())
+
+    # Ridge as Gaussian-process regression on patients: slides averaged, profiles averaged.
+    patients = sorted(set(owner) & set(of_profile[known]))
+    values = model.slide_input.standardise(raw).astype(np.float64)
+    units = np.array([values[owner == p].mean(axis=0) for p in patients])
+    target = np.array([np.mean([scores[j] for j in known if of_profile[j] == p])
+                       for p in patients])  # fmt: skip
+    unit_cohort = np.array([cohort[owner == p][0] for p in patients])
+    centre, n_features = units.mean(axis=0), units.shape[1]
+    assert n_features <= predict.COMPONENTS, "here all principal components enter"
+
+    def kernel(a: Array, ca: npt.NDArray[np.str_], b: Array, cb: npt.NDArray[np.str_]) -> Array:
+        same = (ca[:, None] == cb[None, :]).astype(float)
+        slope = (1 + predict.OWN_SLOPE * same) / (1 + predict.OWN_SLOPE)
+        inner = (a - centre) @ (b - centre).T / n_features
+        return np.asarray(inner * slope + predict.LEVEL * same + predict.GRAND)
+
+    gram = kernel(units, unit_cohort, units, unit_cohort) + predict.RIDGE * np.eye(len(units))
+    alpha = linalg.cho_solve(linalg.cho_factor(gram), target - target.mean())
+    ridge = kernel(values[[i]], cohort[[i]], units, unit_cohort) @ alpha + target.mean()
+    share = predict.SOFT_SHARE if cohort[i] in set(unit_cohort) else 0.0
+    return float(share * soft + (1 - share) * ridge[0])
+
+
+def test_predictions_equal_the_formula(engine: Engine, tables: dict[str, list[str]]) -> None:
+    scores = engine.reference.score([collections.find("HALLMARK_HYPOXIA")]).scores
+    found = engine.predict(scores)[:, 0]
+    basis = engine.held_out
+    some = [*np.flatnonzero(basis)[::45], *np.flatnonzero(~basis)[:3]]
+    assert len(some) >= 6
+    expected = [brute_force(engine, tables, int(i), scores[:, 0]) for i in some]
+    np.testing.assert_allclose(found[some], expected, atol=2e-4)
+
+
+def test_only_slides_without_rna_are_projected(
+    engine: Engine, tables: dict[str, list[str]]
+) -> None:
+    paired = np.isin(tables["slide.patient_id"], tables["profile.patient_id"])
+    assert 0 < paired.sum() < len(paired)
+    np.testing.assert_array_equal(engine.held_out, paired)
+
+
+@pytest.mark.parametrize("scheme", [PATIENT_SCHEME, SITE_SCHEME])
+def test_rna_of_what_is_held_out_has_no_weight(
+    engine: Engine, tables: dict[str, list[str]], scheme: str
+) -> None:
+    dense = engine.operators[scheme].dense
+    for name in ("patient_id", "site")[: 1 if scheme == PATIENT_SCHEME else 2]:
+        slide, profile = (np.array(tables[f"{t}.{name}"]) for t in ("slide", "profile"))
+        same = slide[:, None] == profile[None, :]
+        if name == "site":
+            same &= engine.operators[scheme].model[:, None] >= 0
+        assert same.any()
+        assert np.abs(dense[same]).max() == 0
+
+
+def test_a_constant_signature_is_predicted_as_itself(engine: Engine) -> None:
+    for operator in engine.operators.values():
+        np.testing.assert_allclose(operator.dense.sum(axis=1), 1, atol=1e-3)
+        used = operator.neighbours >= 0
+        np.testing.assert_allclose((operator.weights * used).sum(axis=1), 1, atol=1e-5)
+        assert np.all(operator.weights[~used] == 0)
+        assert np.all(operator.weights >= 0)
+
+
+def test_the_sparse_path_equals_the_dense_one(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scores = np.random.default_rng(0).normal(size=(engine.operator.n_reference, 3))
+    rows = np.arange(0, len(engine.slide_ids), 3)
+    dense = engine.operator.apply(scores), engine.operator.apply(scores, rows)
+    monkeypatch.setattr(predict, "_DENSE_CELLS", 0)
+    sparse = engine.operator.apply(scores), engine.operator.apply(scores, rows)
+    for a, b in zip(dense, sparse, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-4)
+    np.testing.assert_allclose(dense[1], dense[0][rows], atol=1e-6)
+
+
+def test_padded_neighbours_take_no_part() -> None:
+    operator = Operator(
+        neighbours=np.array([[2, -1]], dtype=np.int32),
+        weights=np.array([[1.0, 0.0]], dtype=np.float32),
+        soft_share=np.ones(1, np.float32),
+        model=np.zeros(1, np.int64),
+        components=np.zeros((1, 1), np.float32),
+        group=np.zeros(1, np.int64),
+        solvers=np.zeros((1, 1, 3), np.float32),
+    )
+    assert operator.apply(np.array([[7.0], [8.0], [9.0]])).tolist() == [[9.0]]
+
+
+def test_operators_are_read_back_as_they_were_computed(aligned: Path) -> None:
+    database = Database.open(aligned)
+    space = need_space(database)
+    found = prepared.load(database, space.space_id)
+    assert found is not None
+    stored = found.operators
+    fresh = predict.compute_operators(database, space)
+    assert stored.keys() == fresh.keys() == {PATIENT_SCHEME, SITE_SCHEME}
+    for scheme in stored:
+        np.testing.assert_allclose(stored[scheme].dense, fresh[scheme].dense, atol=1e-5)
+
+
+def test_damaged_operators_are_computed_anew(aligned_copy: Path, engine: Engine) -> None:
+    database = Database.open(aligned_copy)
+    (file,) = (aligned_copy / "indexes").glob("*predictions*")
+    file.write_bytes(file.read_bytes()[:-100])
+    assert prepared.load(database, engine.space_id) is None
+    again = Engine(database).operator
+    np.testing.assert_allclose(again.dense, engine.operator.dense, atol=1e-5)
+    assert prepared.load(database, engine.space_id) is not None
+
+
+def add_patient(path: Path, archive: synth.Archive) -> Engine:
+    """A new patient with a slide and a profile, ingested after align."""
+    database, folder = Database.open(path), path.parent
+    cohort = str(archive.cohorts[0])
+    slide = {"slide_id": ["N-S"], "patient_id": ["N"], "cohort": [cohort], "site": ["S00"],
+             "features": [archive.embeddings[0].tolist()]}  # fmt: skip
+    rna = {"profile_id": ["N-R"], "patient_id": ["N"], "cohort": [cohort], "site": ["S00"]}
+    parquet.write_table(pa.table(slide), folder / "s.parquet")
+    parquet.write_table(
+        pa.table(rna | {g: [float(archive.expression[0, j])] for j, g in enumerate(archive.genes)}),
+        folder / "p.parquet",
+    )
+    ingest_slides(database, [folder / "s.parquet"], options=Options(), encoder="toy-encoder")
+    ingest_profiles(
+        database, [folder / "p.parquet"], options=Options(genes_in="columns"), scale="log2"
+    )
+    return Engine(database)
+
+
+def test_rna_that_came_after_align_has_no_weight_for_its_own_slides(
+    aligned_copy: Path, archive: synth.Archive
+) -> None:
+    engine = add_patient(aligned_copy, archive)
+    i = engine.slide_ids.tolist().index("N-S")
+    j = engine.reference.ids.tolist().index("N-R")
+    for operator in engine.operators.values():
+        assert operator.dense[i, j] == 0
+
+
+def test_rna_paired_by_key_is_held_out_whatever_its_group(
+    aligned_copy: Path, tables: dict[str, list[str]]
+) -> None:
+    """Where profiles name no group, those paired with held-out slides are left out all the same."""
+    database = Database.open(aligned_copy)
+
+    def rows(spec: object, noun: str) -> predict.Rows:
+        patients = np.array(tables[f"{noun}.patient_id"])
+        vectors = database.matrix(spec, spec.vector)  # type: ignore[arg-type, attr-defined]
+        return predict.Rows(vectors, patients, patients, np.array(tables[f"{noun}.cohort"]))
+
+    slides, profiles = rows(SLIDES, "slide"), rows(PROFILES, "profile")
+    profiles = replace(profiles, groups=np.full(len(profiles.groups), ""))
+    operator = predict.build_operator(need_space(database), SITE_SCHEME, slides, profiles)
+    same = slides.keys[:, None] == profiles.keys[None, :]
+    held = (operator.model >= 0)[:, None]
+    assert (same & held).any()
+    assert np.abs(operator.dense[same & held]).max() == 0
+
+
+def test_a_patient_named_later_makes_the_predictions_anew(
+    aligned_copy: Path, archive: synth.Archive, tmp_path: Path
+) -> None:
+    """A slide that turns out to be of a patient with RNA must not be predicted from that RNA."""
+    database = Database.open(aligned_copy)
+    owner = archive.profile_patient[0]
+    new = {"slide_id": ["LATE"], "features": [archive.embeddings[0].tolist()]}
+    parquet.write_table(pa.table(new), tmp_path / "s.parquet")
+    ingest_slides(database, [tmp_path / "s.parquet"], options=Options(), encoder="toy-encoder")
+    mine = archive.profile_ids.tolist().index(f"{archive.patients[owner]}-R1")
+
+    def weight() -> float:
+        engine = Engine(database)
+        return float(engine.operator.dense[engine.slide_ids.tolist().index("LATE"), mine])
+
+    assert weight() != 0, "as a patient of its own, the slide may learn from every profile"
+    told = {"slide_id": ["LATE"], "patient_id": [str(archive.patients[owner])]}
+    parquet.write_table(pa.table(told), tmp_path / "m.parquet")
+    ingest_metadata(database, [tmp_path / "m.parquet"], on="slide_id")
+    assert weight() == 0
