@@ -35,6 +35,14 @@ DATE = re.compile(
     rf"\d{{1,2}}-{_MONTH}(?:-\d{{2,4}})?|{_MONTH}-\d{{1,4}}|\d{{4}}-\d{{2}}-\d{{2}}(?: 00:00:00)?"
 )
 
+# One gene written as two identifiers: SYMBOL|ENTREZ (TCGA), ENSG…_SYMBOL (RSEM), ENSG…|SYMBOL.
+_SYMBOL_ENTREZ = re.compile(r"([^|]*)\|(\d+)")
+_ENSEMBL_SYMBOL = re.compile(r"(ENSG\d{11}(?:\.\d+)?)[_|](?!PAR_Y)([^|]+)")
+# An Entrez id that passed through a column of floating-point numbers.
+_ENTREZ_FLOAT = re.compile(r"(\d+)\.0")
+# What R's make.unique and pandas append to a repeated name.
+_REPEAT = re.compile(r"(.+)\.\d{1,2}")
+
 
 @dataclass(frozen=True, slots=True)
 class GeneMap:
@@ -51,7 +59,8 @@ class GeneMap:
             one (a merged locus such as MIR4697HG may outweigh IGSF9B), then the higher mean.
         kind: what the inputs were: 'symbol', 'ensembl', 'entrez', or 'mixed' (symbols and ids).
         renamed: input -> current symbol, where a name was given in another form: a previous
-            symbol, an alias, or other letter case. Ensembl and Entrez ids are not listed.
+            symbol, an alias, other letter case, or mangled by R. Ensembl and Entrez ids are not
+            listed.
         ambiguous: input -> the current symbols that it may mean, sorted; never guessed.
         unknown: inputs that the table does not hold.
         dropped: Ensembl ids of the Y copies of pseudoautosomal genes.
@@ -75,6 +84,10 @@ def resolve(identifiers: Sequence[str], *, kind: str = "auto") -> GeneMap:
     case and surrounding space do not matter (no two current symbols differ by case alone).
     Versions are stripped from Ensembl ids only. Resolving resolved symbols changes nothing.
 
+    Names that the table does not hold as they are written are read in these forms, in this order:
+    `SYMBOL|ENTREZ` and `ENSG…_SYMBOL` by the id, else by the symbol; R's `HLA.A` for HLA-A and
+    `X7SK` for 7SK; `TP53.1`, a repeat of the current symbol TP53. Entrez ids may be `7157.0`.
+
     Args:
         identifiers: gene identifiers, such as the columns of a matrix or the genes of a set.
         kind: what they are. 'auto' takes names and Ensembl ids as they come, and bare numbers as
@@ -90,7 +103,7 @@ def resolve(identifiers: Sequence[str], *, kind: str = "auto") -> GeneMap:
     if kind not in KINDS:
         raise ValueError(f"unknown kind of gene identifier {kind!r}; use one of {', '.join(KINDS)}")
     keys = [identifier.strip().upper() for identifier in identifiers]
-    if kind == "auto" and keys and all(key.isdecimal() for key in keys):
+    if kind == "auto" and keys and all(is_entrez(key) for key in keys):
         kind = "entrez"
     symbols: list[str | None] = []
     kinds: set[str] = set()
@@ -107,11 +120,14 @@ def resolve(identifiers: Sequence[str], *, kind: str = "auto") -> GeneMap:
             one = "ensembl" if key.startswith("ENSG") else "symbol"
         kinds.add(one)
         found = _candidates(key, one)
+        whole = given.strip()
+        if not found:
+            found, whole = _other_form(key, whole, one)
         symbols.append(found[0] if len(found) == 1 else None)
         if len(found) > 1:
             ambiguous[given] = found
         elif found:
-            if one == "symbol" and found[0] != given.strip():
+            if one == "symbol" and found[0] != whole:
                 renamed[given] = found[0]
         elif one == "ensembl" and PAR_Y.fullmatch(key):
             dropped[given] = None
@@ -129,6 +145,41 @@ def resolve(identifiers: Sequence[str], *, kind: str = "auto") -> GeneMap:
         dropped=tuple(dropped),
         date_damaged=tuple(date_damaged),
     )
+
+
+def is_entrez(name: str) -> bool:
+    """True for a bare number, `7157` or `7157.0`."""
+    return name.isdecimal() or _ENTREZ_FLOAT.fullmatch(name) is not None
+
+
+def _other_form(key: str, given: str, kind: str) -> tuple[tuple[str, ...], str]:
+    """Candidates of an identifier that is not in the table as it is written, and its own symbol.
+
+    The second value is the symbol that the identifier itself holds, so that a composite id which
+    names the current symbol does not count as renamed.
+    """
+    if kind == "entrez":
+        match = _ENTREZ_FLOAT.fullmatch(key)
+        return (_candidates(match[1], "entrez") if match else ()), given
+    if match := _ENSEMBL_SYMBOL.fullmatch(key):
+        own = given[match.start(2) :]
+        return _candidates(match[1], "ensembl") or _candidates(match[2], "symbol"), own
+    if kind != "symbol" or DATE.fullmatch(key):
+        return (), given
+    if match := _SYMBOL_ENTREZ.fullmatch(key):
+        own = given[: match.end(1)]
+        return _candidates(match[2], "entrez") or _candidates(match[1], "symbol"), own
+    if "." in key and (found := _candidates(key.replace(".", "-"), "symbol")):
+        return found, given
+    if key[:1] == "X" and key[1:2].isdigit() and (found := _candidates(key[1:], "symbol")):
+        return found, given
+    if match := _REPEAT.fullmatch(key):
+        # Only of a current symbol: clone names such as U2.1 must not become an alias's gene.
+        for stem in (match[1], match[1].replace(".", "-")):
+            found = _candidates(stem, "symbol")
+            if len(found) == 1 and found[0].upper() == stem:
+                return found, given
+    return (), given
 
 
 def find(symbol: str, panel: Mapping[str, int]) -> int | None:

@@ -15,9 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
-from molquery import genes, readers, schema
+from molquery import genes, readers, scales, schema
+from molquery import keys as keyed
 from molquery.barcodes import patient_of, site_of
 from molquery.database import Database, list_to_matrix, matrix_to_list
 from molquery.encoders import FEATURES_KIND, encoder_kind
@@ -36,8 +38,6 @@ from molquery.vectors import Matrix, check_rows
 
 Progress = Callable[[str, int, int], None]
 
-#: Expression scales that a database may hold; all but the z-score are read as they are.
-SCALES = ("log2", "ln", "log10", "counts", "tpm", "fpkm", "zscore")
 #: A later file must hold this share of the database's gene panel, or it is another kind of file.
 _PANEL_SHARE = 0.5
 
@@ -177,54 +177,71 @@ def ingest_profiles(
     paths: Sequence[Path],
     *,
     options: readers.Options,
-    scale: str,
+    scale: str | None = None,
     skip_invalid: bool = False,
     progress: Progress | None = None,
 ) -> IngestReport:
-    """Upsert expression profiles; the first file fixes the database's gene panel and scale.
+    """Upsert expression profiles; the first ingest fixes the database's gene panel and scale.
 
     Gene identifiers become current symbols (`molquery.genes`). Counts, TPM and FPKM are stored as
     log2(x + 1), and the report says so; a natural or decimal logarithm is rescaled to base 2.
 
+    Files that hold the same genes are taken together, so that files of one sample each keep the
+    same copy of a repeated gene. Where panels differ, that of the most samples is kept.
+
     Args:
-        scale: one of `SCALES`: the scale that the file's values are in.
+        scale: one of `scales.SCALES`, the scale that the values are in; told from the values when
+            left out, and an error where they admit two readings.
 
     Raises:
         InputError: something is wrong with the files; the database is as it was.
     """
-    if scale not in SCALES:
-        raise InputError(f"{scale} is not a known scale", hint=f"--scale {'|'.join(SCALES)}")
+    known = (*scales.SCALES, *scales.STORED)
+    if scale is not None and scale not in known:
+        raise InputError(f"{scale} is not a known scale", hint=f"--scale {'|'.join(scales.SCALES)}")
+    options = replace(options, scale=scale)
+    files = [file for path in paths for file in readers.profile_files(path)]
     parts = []
-    for path in paths:
-        parts.append(readers.read_profiles(path, options))
+    for file in files:
+        parts.append(readers.read_profiles(file, options))
         if progress:
-            progress("reading profiles", len(parts), len(paths))
+            progress("reading profiles", len(parts), len(files))
     ids = [i for part in parts for i in part.ids]
     if not ids:
         raise InputError("no profile was found in the files given", found=some(paths))
     _check_unique(ids, "profile")
-    notes = [note for part in parts for note in part.notes]
+    sources = len(parts)
+    parts = _together(parts)
+    ids = [i for part in parts for i in part.ids]
+    scale, notes = _scale_of(parts, scale)
+    notes += dict.fromkeys(note for part in parts for note in part.notes)
 
     held = database.facts(PROFILES)["genes"] if database.has(PROFILES) else None
-    panel: list[str] | None = held
-    values: list[Matrix] = []
+    current: list[tuple[list[str], Matrix]] = []
     for part in parts:
-        names, matrix, said = current_symbols(part.genes, part.values)
+        names, matrix, said = current_symbols(
+            part.genes, part.values, kind=options.gene_id or "auto"
+        )
         notes += said
-        if panel is None:
-            panel = names
-        values.append(onto_panel(names, matrix, panel, part.source, notes))
-    assert panel is not None
-    raw = np.concatenate(values)
-    expression, stored, said = _to_stored_scale(raw, scale)
+        current.append((names, matrix))
+    panel: list[str] = held or max(current, key=lambda c: (len(c[1]), len(c[0]), sorted(c[0])))[0]
+    raw = [
+        onto_panel(names, matrix, panel, part.source, notes)
+        for part, (names, matrix) in zip(parts, current, strict=True)
+    ]
+    metadata = pa.concat_tables(
+        [_with_rows(part.metadata, len(part.ids)) for part in parts], promote_options="permissive"
+    )
+    del parts, current  # the matrices as they were read: half of what is held now
+    whole = raw.pop() if len(raw) == 1 else np.concatenate(raw)
+    raw.clear()
+    expression, stored, said = scales.to_stored(whole, scale)
+    del whole
     notes += said
     facts = {"encoder": "expression", "scale": stored, "dim": len(panel), "genes": panel}
     _check_facts(database, PROFILES, facts)
     keep, invalid = check_rows(
         expression, ids, allow_nan=True, skip_invalid=skip_invalid, noun="profile"
-    )
-    metadata = pa.concat_tables(
-        [_with_rows(part.metadata, len(part.ids)) for part in parts], promote_options="permissive"
     )
     rows, said = _rows(PROFILES, ids, expression, metadata, keep)
     rows = _keep_joined(database, PROFILES, rows)
@@ -236,16 +253,81 @@ def ingest_profiles(
         updated=counts.updated,
         unchanged=counts.unchanged,
         skipped=invalid,
-        sources=len(parts),
-        facts={"genes": str(len(panel)), "scale": stored},
+        sources=sources,
+        facts={"genes": str(len(panel)), "scale": stored, "read as": scale},
         notes=tuple(notes + said),
     )
 
 
-def ingest_metadata(database: Database, paths: Sequence[Path], *, on: str) -> MetadataReport:
-    """Join the columns of tables to slides and profiles that share the key column `on`.
+def _together(parts: Sequence[readers.Profiles]) -> list[readers.Profiles]:
+    """The parts with those of the same genes and scale joined, whatever the order of the genes."""
+    groups: dict[tuple[tuple[str, ...], str | None], list[readers.Profiles]] = {}
+    seen: dict[tuple[str, ...], tuple[str, ...]] = {}
+    for part in parts:
+        key = seen.setdefault(part.genes, tuple(sorted(part.genes)))
+        groups.setdefault((key, part.scale), []).append(part)
+    joined = []
+    for (key, _), group in groups.items():
+        first = group[0]
+        if len(group) == 1:
+            joined.append(first)
+            continue
+        aligned = []
+        for part in group:
+            values = part.values
+            if part.genes != first.genes:
+                ours = sorted(range(len(key)), key=first.genes.__getitem__)
+                theirs = sorted(range(len(key)), key=part.genes.__getitem__)
+                values = np.empty_like(part.values)
+                values[:, ours] = part.values[:, theirs]
+            aligned.append(values)
+        metadata = [_with_rows(part.metadata, len(part.ids)) for part in group]
+        joined.append(
+            replace(
+                first,
+                ids=tuple(i for part in group for i in part.ids),
+                values=np.concatenate(aligned),
+                metadata=pa.concat_tables(metadata, promote_options="permissive"),
+                notes=tuple(dict.fromkeys(note for part in group for note in part.notes)),
+                source=f"{first.source} and {len(group) - 1} more files",
+            )
+        )
+    return joined
 
-    `on` is `slide_id`, `profile_id`, `patient_id`, or any column that both sides hold. The columns
+
+def _scale_of(parts: Sequence[readers.Profiles], forced: str | None) -> tuple[str, list[str]]:
+    """The scale of all parts, checked against their values, and notes that say how it is known."""
+    notes: list[str] = []
+    found: dict[str, str] = {}
+    for part in parts:
+        facts = scales.facts_of(part.values)
+        scale = forced or part.scale
+        if part.scale and forced and part.scale != forced:
+            raise MismatchError(
+                f"{part.source} is in {part.scale}, not in {forced}", hint=f"--scale {part.scale}"
+            )
+        if scale is None:
+            scale, why = scales.detect(facts, part.source)
+            notes.append(f"scale read as {scale}: {why} (--scale says another)")
+        notes += scales.check(facts, scale, part.source)
+        found[scale] = part.source
+    if len(found) > 1:
+        raise MismatchError(
+            "the files hold expression in different scales",
+            found=", ".join(f"{source}: {scale}" for scale, source in found.items()),
+            hint="ingest one scale at a time, into one database each",
+        )
+    return next(iter(found)), notes
+
+
+def ingest_metadata(
+    database: Database, paths: Sequence[Path], *, on: str | None = None
+) -> MetadataReport:
+    """Join the columns of tables to slides and profiles that share a key.
+
+    `on` is a column of the file: `slide_id`, `profile_id`, `patient_id`, any column that both
+    sides hold, or a column of TCGA barcodes, which are matched to the ids of the database by the
+    rule of `molquery.keys`. Left out, it is the first column that is called like ids. The columns
     patient_id, cohort and site only fill gaps: a value that differs is kept as it is and counted.
 
     Raises:
@@ -254,43 +336,59 @@ def ingest_metadata(database: Database, paths: Sequence[Path], *, on: str) -> Me
     table = pa.concat_tables(
         [readers.read_table(path) for path in paths], promote_options="permissive"
     )
-    if on not in table.schema.names:
-        raise ColumnError(
-            f"the metadata have no column {on}",
-            found=some(table.schema.names, 20),
-            hint="--on COLUMN names the column to join by",
-        )
+    names = table.schema.names
+    notes: list[str] = []
+    if on is None:
+        on, told = _key_column(names)
+        notes.append(told)
+    if on not in names:
+        same = [name for name in names if readers.columns.normal(name) == on.lower()]
+        if len(same) != 1:
+            raise ColumnError(
+                f"the metadata have no column {on}",
+                found=some(names, 20),
+                hint="--on COLUMN names the column to join by",
+            )
+        table = table.rename_columns([on if name == same[0] else name for name in names])
+        names = table.schema.names
     keys = table[on].cast(pa.string())
     table = table.set_column(table.schema.get_field_index(on), on, keys)
     table = table.filter(keys.is_valid())
     _check_unique(table[on].to_pylist(), on)
+    table = _own_names(table, on)
     specs = [s for s in schema.TABLES.values() if database.has(s)]
-    specs = [s for s in specs if on in database.metadata_columns(s)]
-    if not specs:
-        raise ColumnError(
-            f"neither slides nor profiles have a column {on}",
-            found=some({c for s in schema.TABLES.values() if database.has(s)
-                        for c in database.metadata_columns(s)}, 20),
-            hint="--on slide_id or --on patient_id; ingest slides or profiles first",
-        )  # fmt: skip
     columns = [
         c for c in table.schema.names if c not in (on, SLIDES.key, PROFILES.key)
         and not schema.is_internal(c)
     ]  # fmt: skip
-    notes: list[str] = []
-    joined = {s.name: _join(database, s, table, on, columns, notes) for s in specs}
-    in_file = set(table[on].to_pylist())
-    in_database = {k for held, _, _ in joined.values() for k in held}
-    if not in_file & in_database:
+    joined: dict[str, tuple[list[str], pa.Table, int]] = {}
+    used: set[int] = set()
+    for spec in specs:
+        if found := _match(database, spec, table[on].to_pylist(), on):
+            target, rows, said = found
+            notes += [f"{spec.name}: {note}" for note in said]
+            joined[spec.name] = _join(database, spec, table, target, rows, columns, notes)
+            used.update(row for row in rows if row is not None)
+    if not joined:
+        raise ColumnError(
+            f"neither slides nor profiles have a column {on}",
+            found=some({c for s in specs for c in database.metadata_columns(s)}, 20),
+            hint="--on slide_id or --on patient_id; ingest slides or profiles first",
+        )
+    in_file = table[on].to_pylist()
+    if not used:
+        held = sorted({key for lost, _, _ in joined.values() for key in lost})
         raise InputError(
             f"no {on} of the metadata is in the database",
-            found=f"in the file {some(sorted(in_file), 3)}; "
-            f"in the database {some(sorted(in_database), 3)}",
+            found=f"in the file {some(sorted(in_file), 3)}; in the database {some(held, 3)}",
         )
     for spec in specs:
-        database.set_columns(spec, spec.key, joined[spec.name][1])
-    _project_again(database, {c for _, values, _ in joined.values() for c in values.schema.names})
-    lost, alone = sorted(in_file - in_database), sorted(in_database - in_file)
+        if spec.name in joined and joined[spec.name][2]:
+            database.set_columns(spec, spec.key, joined[spec.name][1])
+    if SLIDES.name in joined and joined[SLIDES.name][2]:
+        _project_again(database, set(joined[SLIDES.name][1].schema.names))
+    lost = sorted(key for i, key in enumerate(in_file) if i not in used)
+    alone = sorted({key for missing, _, _ in joined.values() for key in missing})
     return MetadataReport(
         columns=tuple(columns),
         matched={
@@ -302,6 +400,66 @@ def ingest_metadata(database: Database, paths: Sequence[Path], *, on: str) -> Me
         n_unmatched_database=len(alone),
         notes=tuple(notes),
     )
+
+
+#: Columns of ids in clinical tables, normalised, from the finest to the coarsest.
+_KEYS = (
+    "slide_id", "profile_id", "sample_id", "sampleid", "sample", "sample_barcode",
+    "bcr_sample_barcode", "patient_id", "patient", "patientid", "_patient",
+    "bcr_patient_barcode", "submitter_id", "case_submitter_id", "case_id",
+)  # fmt: skip
+
+
+def _key_column(names: Sequence[str]) -> tuple[str, str]:
+    at = readers.columns.first_of(names, _KEYS)
+    if at is None:
+        raise ColumnError(
+            "no column of the metadata is called like ids of slides, samples or patients",
+            found=some(names, 20),
+            hint="--on COLUMN names the column to join by",
+        )
+    return names[at], f"joined by column {names[at]} (--on says another)"
+
+
+def _own_names(table: pa.Table, on: str) -> pa.Table:
+    """The table with PATIENT_ID, Cohort and the like called as molquery calls them."""
+    own = (schema.PATIENT, schema.COHORT, schema.SITE)
+    names = table.schema.names
+    for wanted in own:
+        same = [n for n in names if readers.columns.normal(n) == wanted and n != on]
+        if wanted not in names and len(same) == 1:
+            names = [wanted if n == same[0] else n for n in names]
+    return table.rename_columns(names)
+
+
+def _match(
+    database: Database, spec: TableSpec, keys: list[str], on: str
+) -> tuple[str, tuple[int | None, ...], tuple[str, ...]] | None:
+    """Column of a table that the keys belong to, the row for each of its rows, and notes.
+
+    The column of the same name, whole; else the table's ids or patients, whichever match the most.
+    """
+    there = database.metadata_columns(spec)
+    named = [c for c in dict.fromkeys((on, readers.columns.normal(on))) if c in there]
+    best: tuple[int, str, keyed.Matched] | None = None
+    for target in dict.fromkeys([*named, spec.key, schema.PATIENT]):
+        held = database.read(spec, [target])[target]
+        if not pa.types.is_string(held.type):
+            held = held.cast(pa.string())
+        found = keyed.match_keys(keys, held.to_pylist())
+        n = sum(row is not None for row in found.rows)
+        if best is None or n > best[0]:
+            best = (n, target, found)
+        if n and target in named:
+            break
+    assert best is not None
+    n, target, found = best
+    if not n and not named:
+        return None
+    said = found.notes
+    if target != on:
+        said = (f"{on} of the file is matched to {target}", *said)
+    return target, found.rows, said
 
 
 def _project_again(database: Database, changed: Set[str]) -> None:
@@ -317,17 +475,14 @@ def _project_again(database: Database, changed: Set[str]) -> None:
 
 
 def _join(
-    database: Database, spec: TableSpec, table: pa.Table, on: str, columns: list[str],
-    notes: list[str],
-) -> tuple[set[str], pa.Table, int]:  # fmt: skip
-    """Keys held by a table, the columns to set on its matched rows, and how many rows match."""
+    database: Database, spec: TableSpec, table: pa.Table, target: str,
+    rows: tuple[int | None, ...], columns: list[str], notes: list[str],
+) -> tuple[list[str], pa.Table, int]:  # fmt: skip
+    """Keys that no row matches, the columns to set on matched rows, and how many rows match."""
     recognised = [c for c in (schema.PATIENT, schema.COHORT, schema.SITE) if c in columns]
-    held = database.read(spec, [spec.key, on, *recognised])
-    row_of = {k: i for i, k in enumerate(table[on].to_pylist())}
-    keys = held[on].to_pylist()
-    take = [row_of.get(k) for k in keys]
-    matched = pa.array([t is not None for t in take])
-    chosen = table.take(pa.array([t for t in take if t is not None], pa.int64()))
+    held = database.read(spec, list(dict.fromkeys([spec.key, target, *recognised])))
+    matched = pa.array([row is not None for row in rows])
+    chosen = table.take(pa.array([row for row in rows if row is not None], pa.int64()))
     values: dict[str, Any] = {spec.key: held[spec.key].filter(matched)}
     for column in columns:
         fresh = chosen[column]
@@ -353,7 +508,9 @@ def _join(
                 continue
             fresh = pa.array(filled, pa.string())
         values[column] = fresh
-    return {k for k in keys if k is not None}, pa.table(values), len(chosen)
+    keys = zip(held[target].to_pylist(), rows, strict=True)
+    lost = [str(key) for key, row in keys if row is None and key is not None]
+    return lost, pa.table(values), len(chosen)
 
 
 def _one_encoder(parts: Sequence[readers.Slides], encoder: str | None) -> str:
@@ -495,21 +652,25 @@ def _project(rows: pa.Table, spec: TableSpec, space: SharedSpace | None) -> pa.T
     return rows.append_column(schema.shared_column(space.space_id), matrix_to_list(shared))
 
 
-def current_symbols(names: Sequence[str], values: Matrix) -> tuple[list[str], Matrix, list[str]]:
+def current_symbols(
+    names: Sequence[str], values: Matrix, *, kind: str = "auto"
+) -> tuple[list[str], Matrix, list[str]]:
     """Current gene symbols, one column each.
 
     Of columns with the same current symbol, one that carries it already is kept before a renamed
     one (the other may be a gene of its own that was merged since), then the higher mean.
     """
-    resolved = genes.resolve(names)
-    notes = []
+    resolved = genes.resolve(names, kind=kind)
+    unresolved = sum(symbol is None for symbol in resolved.symbols)
+    notes = [
+        f"genes read as {resolved.kind} identifiers: {len(names) - unresolved} of {len(names)} are "
+        f"known ({genes.table_version()})"
+    ]
     current = [s or n for s, n in zip(resolved.symbols, names, strict=True)]
     dropped = set(resolved.dropped)
     usable = [i for i, n in enumerate(names) if n not in dropped and n]
     best: dict[str, int] = {}
-    with np.errstate(invalid="ignore"):
-        counts = np.maximum((~np.isnan(values)).sum(axis=0), 1)
-        means = np.nansum(values, axis=0, dtype=np.float64) / counts
+    means = _means(values)
     preference = [(n not in resolved.renamed, means[i]) for i, n in enumerate(names)]
     for i in usable:
         kept = best.get(current[i])
@@ -544,6 +705,18 @@ def current_symbols(names: Sequence[str], values: Matrix) -> tuple[list[str], Ma
     return [current[i] for i in order], np.ascontiguousarray(values[:, order]), notes
 
 
+def _means(values: Matrix) -> npt.NDArray[np.float64]:
+    """Mean of every column without its missing values, 0 where all are; a block of rows at once."""
+    total, count = np.zeros(values.shape[1]), np.zeros(values.shape[1])
+    for start in range(0, len(values), 64):
+        block = values[start : start + 64].astype(np.float64)
+        seen = ~np.isnan(block)
+        total += np.where(seen, block, 0).sum(axis=0)
+        count += seen.sum(axis=0)
+    means: npt.NDArray[np.float64] = total / np.maximum(count, 1)
+    return means
+
+
 def onto_panel(
     names: list[str], values: Matrix, panel: list[str], source: str, notes: list[str]
 ) -> Matrix:
@@ -568,32 +741,3 @@ def onto_panel(
             f"missing), {extra} genes outside the panel left out"
         )
     return out
-
-
-def _to_stored_scale(values: Matrix, scale: str) -> tuple[Matrix, str, list[str]]:
-    """Values as they are stored, the name of the stored scale, and what was done to them."""
-    low, high = float(np.nanmin(values)), float(np.nanmax(values))
-    if scale == "zscore":
-        return values, "zscore", []
-    if low < 0:
-        raise InputError(
-            f"the file has negative values, so its scale is not {scale}",
-            found=f"values from {low:.3g} to {high:.3g}",
-            hint="--scale zscore if these are z-scores",
-        )
-    if scale in ("log2", "ln", "log10"):
-        if high > 60:
-            raise InputError(
-                f"the values are too large to be logarithms ({scale})",
-                found=f"values up to {high:.4g}",
-                hint="--scale counts, --scale tpm or --scale fpkm",
-            )
-        factor = {"log2": 1.0, "ln": 1.0 / np.log(2), "log10": np.log2(10)}[scale]
-        notes = [] if scale == "log2" else [f"{scale}(x + 1) rescaled to log2(x + 1)"]
-        return (values * np.float32(factor)).astype(np.float32), "log2", notes
-    if scale == "counts":
-        whole = np.nansum(values.astype(np.float64), axis=1, keepdims=True)
-        whole[whole == 0] = 1.0
-        stored = np.log2(1 + values / whole * 1e4).astype(np.float32)
-        return stored, "log2-cp10k", ["counts stored as log2(1 + counts per 10,000)"]
-    return np.log2(1 + values), f"log2-{scale}", [f"{scale} stored as log2(1 + {scale})"]

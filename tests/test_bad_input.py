@@ -98,7 +98,7 @@ def test_a_file_that_does_not_exist(
 def test_a_gmt_file_that_is_none(cli: Cli, aligned: Path, unchanged: Watch, tmp_path: Path) -> None:
     unchanged(aligned)
     path = tmp_path / "sets.gmt"
-    path.write_text('{"SET": ["CD8A"]}\n')
+    path.write_text('["CD8A"]\n')
     refused(cli("--db", aligned, "score", path), "is not a GMT file", "JSON")
     refused(cli("--db", aligned, "search", "--geneset", path), "is not a GMT file")
 

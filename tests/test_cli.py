@@ -134,7 +134,7 @@ def test_a_closed_pipe_is_no_error(aligned: Path) -> None:
 
 
 def test_other_errors_keep_their_traceback(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(_: object) -> None:
+    def broken(*_: object) -> None:
         raise ZeroDivisionError
 
     monkeypatch.setattr("molquery.genesets.collections.find", broken)

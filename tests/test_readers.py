@@ -363,7 +363,7 @@ def test_metadata_beside_genes(tmp_path: Path) -> None:
 
 def test_gene_annotations_beside_samples(tmp_path: Path) -> None:
     frame = matrix_frame().T.reset_index(names="Hugo_Symbol")
-    frame.insert(1, "Entrez_Gene_Id", range(100, 100 + len(GENES)))
+    frame.insert(1, "Entrez_Gene_Id", range(10**9, 10**9 + len(GENES)))
     frame.insert(2, "note", "some text")
     frame.to_csv(tmp_path / "x", sep="\t", index=False)
     got = read_profiles(tmp_path / "x")

@@ -1,4 +1,4 @@
-"""molquery genesets list|show|check."""
+"""molquery genesets list|show|check|add."""
 
 from __future__ import annotations
 
@@ -7,22 +7,24 @@ from pathlib import Path
 import click
 import pyarrow as pa
 
-from molquery.cli.options import open_engine, output_options
+from molquery.cli.options import open_database, open_engine, output_options, registered_sets
 from molquery.cli.render import emit
+from molquery.errors import some
 
 
 @click.group()
 def genesets() -> None:
-    """List, show or check gene sets."""
+    """List, show, check or register gene sets."""
 
 
 @genesets.command("list", epilog="\b\nExample:\n  molquery genesets list")
 @output_options
-def list_(format_: str | None, output: Path | None, overwrite: bool) -> None:
-    """List the gene sets that ship with molquery."""
+@click.pass_context
+def list_(ctx: click.Context, format_: str | None, output: Path | None, overwrite: bool) -> None:
+    """List the gene sets registered in the database, and those that ship with molquery."""
     from molquery.genesets.collections import shipped
 
-    sets = shipped()
+    sets = (*registered_sets(ctx), *shipped())
     table = pa.table(
         {
             "name": [s.name for s in sets],
@@ -37,11 +39,14 @@ def list_(format_: str | None, output: Path | None, overwrite: bool) -> None:
 @genesets.command(epilog="\b\nExample:\n  molquery genesets show HALLMARK_HYPOXIA")
 @click.argument("name", metavar="NAME|FILE[#NAME]")
 @output_options
-def show(name: str, format_: str | None, output: Path | None, overwrite: bool) -> None:
+@click.pass_context
+def show(
+    ctx: click.Context, name: str, format_: str | None, output: Path | None, overwrite: bool
+) -> None:
     """Show the genes and weights of a gene set."""
     from molquery.genesets.collections import find
 
-    signature = find(name)
+    signature = find(name, registered_sets(ctx))
     table = pa.table(
         {"gene": list(signature.genes), "weight": [float(w) for w in signature.weights.values()]}
     )
@@ -64,12 +69,12 @@ def check(
 ) -> None:
     """Show how many genes of each set the database holds, and how well H&E predicts it.
 
-    Without a name, every shipped set is checked; a GMT file checks all of its sets.
+    Without a name, every set is checked; a file or a collection checks all of its sets.
     """
     engine = open_engine(ctx)
     from molquery.query.genesets import check_sets, read_sets
 
-    report = check_sets(engine, read_sets(name))
+    report = check_sets(engine, read_sets(name, registered_sets(ctx)))
     emit(
         report.table,
         provenance=report.provenance,
@@ -78,3 +83,23 @@ def check(
         overwrite=overwrite,
         caption=[report.missing] if report.missing else [],
     )
+
+
+@genesets.command(epilog="\b\nExample:\n  molquery genesets add collection.gmt --name mine")
+@click.argument("file", type=click.Path(path_type=Path), metavar="FILE")
+@click.option("--name", required=True, metavar="COLLECTION", help="What to call the collection.")
+@click.option("--overwrite", is_flag=True, help="Replace a collection of this name.")
+@click.pass_context
+def add(ctx: click.Context, file: Path, name: str, overwrite: bool) -> None:
+    """Register the gene sets of a file in the database, to be found by name from then on.
+
+    GMT, GMX, Enrichr text, MSigDB JSON and decoupler networks are read.
+    """
+    database = open_database(ctx)
+    from molquery.genesets.read import read_sets
+    from molquery.genesets.registered import register
+
+    sets = read_sets(file)
+    new = register(database, name, sets, origin=file.name, overwrite=overwrite)
+    done = f"{len(sets)} gene sets registered" if new else "nothing new"
+    click.echo(f"{name}: {done}, such as {some((s.name for s in sets), 3)}")

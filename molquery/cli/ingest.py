@@ -83,11 +83,27 @@ def slides(
 @click.option(
     "--scale",
     type=click.Choice(["log2", "ln", "log10", "counts", "tpm", "fpkm", "zscore"]),
-    required=True,
-    help="The scale of the values: log2(x + 1), counts, …",
+    help="The scale of the values: log2(x + 1), counts, …; else it is told from the values.",
 )
 @click.option(
     "--genes-in", type=click.Choice(["rows", "columns"]), help="Where the genes are in a matrix."
+)
+@click.option(
+    "--gene-id",
+    type=click.Choice(["symbol", "ensembl", "entrez"]),
+    help="The kind of the gene ids; else it is told from them.",
+)
+@click.option(
+    "--samples",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="A table of file names and sample ids, such as gdc_sample_sheet.tsv.",
+)
+@click.option(
+    "--tx2gene",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="A table of transcript and gene ids, for salmon.",
 )
 @click.option("--gene-column", metavar="COLUMN", help="The column of gene ids (.h5ad: of var).")
 @click.option("--layer", metavar="NAME", help="The .h5ad layer to read instead of X.")
@@ -97,18 +113,27 @@ def profiles(
     ctx: click.Context,
     paths: tuple[Path, ...],
     id_: str | None,
-    scale: str,
+    scale: str | None,
     genes_in: str | None,
+    gene_id: str | None,
+    samples: Path | None,
+    tx2gene: Path | None,
     gene_column: str | None,
     layer: str | None,
     skip_invalid: bool,
 ) -> None:
-    """Bulk RNA-seq profiles: Parquet, Arrow, CSV/TSV matrices, AnnData .h5ad."""
+    """Bulk RNA-seq profiles: GDC, salmon, RSEM, GCT, Xena, cBioPortal, .h5ad, any matrix.
+
+    Scale, orientation and gene ids are told from the content, and said in the report.
+    """
     database = open_database(ctx)
     from molquery import readers
     from molquery.ingest import ingest_profiles
 
-    options = readers.Options(id=id_, genes_in=genes_in, gene_column=gene_column, layer=layer)
+    options = readers.Options(
+        id=id_, genes_in=genes_in, gene_column=gene_column, layer=layer, gene_id=gene_id,
+        samples=samples, tx2gene=tx2gene,
+    )  # fmt: skip
     with progress_bar() as tell:
         report = ingest_profiles(
             database, paths, options=options, scale=scale, skip_invalid=skip_invalid, progress=tell
@@ -118,25 +143,31 @@ def profiles(
 
 @ingest.command(epilog="\b\nExample:\n  molquery ingest metadata clinical.parquet --on patient_id")
 @_PATHS
-@click.option("--on", required=True, metavar="COLUMN", help="The column to join by.")
+@click.option(
+    "--on", metavar="COLUMN", help="The column to join by; else the first that is called like ids."
+)
 @click.pass_context
-def metadata(ctx: click.Context, paths: tuple[Path, ...], on: str) -> None:
-    """Clinical and other tables, joined to slides and profiles by a shared column."""
+def metadata(ctx: click.Context, paths: tuple[Path, ...], on: str | None) -> None:
+    """Clinical and other tables, joined to slides and profiles by slide, sample or patient id.
+
+    TCGA barcodes of different lengths are matched by their common part, and the report says so.
+    """
     database = open_database(ctx)
     from molquery.ingest import ingest_metadata
 
     report = ingest_metadata(database, paths, on=on)
     click.echo(f"metadata: {len(report.columns)} columns: {some(report.columns, 12)}")
+    by = f" by {on}" if on else ""
     for table, (matched, total) in report.matched.items():
-        click.echo(f"  matched {matched} of {total} {table} by {on}")
+        click.echo(f"  matched {matched} of {total} {table}{by}")
     if report.n_unmatched_file:
         click.echo(
-            f"  {report.n_unmatched_file} values of {on} are in the file only, "
+            f"  {report.n_unmatched_file} rows of the file match nothing, "
             f"such as {some(report.unmatched_file)}"
         )
     if report.n_unmatched_database:
         click.echo(
-            f"  {report.n_unmatched_database} are in the database only, "
+            f"  {report.n_unmatched_database} ids of the database are not in the file, "
             f"such as {some(report.unmatched_database)}"
         )
     for line in notes_lines(report.notes):

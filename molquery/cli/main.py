@@ -23,10 +23,11 @@ COMMANDS = {
     "index": ("index", "Build, list or check FAISS indexes."),
     "search": ("search", "Rank slides by the predicted activity of a gene set."),
     "retrieve": ("retrieve", "Find the slides or profiles nearest to a slide or profile."),
-    "score": ("score", "Score every slide for every gene set of a GMT file."),
+    "score": ("score", "Score every slide for every gene set of a file."),
     "stratify": ("stratify", "Split a cohort by the predicted activity of a gene set."),
     "evaluate": ("evaluate", "Print how well held-out patients are retrieved and predicted."),
-    "genesets": ("genesets", "List, show or check gene sets."),
+    "genesets": ("genesets", "List, show, check or register gene sets."),
+    "export": ("export", "Write the database to Parquet and .h5ad."),
     "info": ("info", "Say what the database holds."),
     "demo": ("demo", "Build a database from the example cohort and ask it a question."),
 }

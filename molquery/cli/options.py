@@ -80,15 +80,24 @@ def signature_options(function: F) -> F:
         click.option(
             "--geneset",
             metavar="NAME|FILE[#NAME]",
-            help="A shipped gene set, or one of a GMT file.",
+            help="A shipped or registered gene set, or one of a file (GMT, GMX, JSON, net CSV).",
         ),
     ):
         function = option(function)
     return function
 
 
-def read_signature(geneset: str | None, genes: str | None, down: str) -> Any:
-    """The signature that --geneset or --genes names.
+def registered_sets(ctx: click.Context) -> Any:
+    """The gene sets registered in the database, where one is named and is there; else none."""
+    if not (ctx.obj or {}).get("db"):
+        return ()
+    from molquery.genesets.registered import registered
+
+    return registered(open_database(ctx))
+
+
+def read_signature(ctx: click.Context, geneset: str | None, genes: str | None, down: str) -> Any:
+    """The signature that --geneset or --genes names; the database's own sets come first.
 
     Raises:
         GeneSetError: neither or both were given, or it cannot be read.
@@ -101,7 +110,7 @@ def read_signature(geneset: str | None, genes: str | None, down: str) -> Any:
     if geneset:
         from molquery.genesets.collections import find
 
-        return find(geneset)
+        return find(geneset, registered_sets(ctx))
     from molquery.genesets.inline import parse_genes
 
     return parse_genes(genes or "", down=down)

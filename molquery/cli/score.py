@@ -13,7 +13,7 @@ from molquery.cli.render import emit, notes_lines
 @click.command(
     epilog="\b\nExample:\n  molquery score collection.gmt --format parquet --output scores.parquet"
 )
-@click.argument("gmt", type=click.Path(path_type=Path), metavar="FILE.gmt")
+@click.argument("gmt", type=click.Path(path_type=Path), metavar="FILE")
 @where_option
 @click.option(
     "--scoring",
@@ -35,10 +35,13 @@ def score(
     output: Path | None,
     overwrite: bool,
 ) -> None:
-    """Score every slide for every gene set of a GMT file: one row per slide, one column per set."""
-    from molquery.genesets.gmt import read_gmt
+    """Score every slide for every gene set of a file: one row per slide, one column per set.
 
-    signatures = read_gmt(gmt)
+    GMT, GMX, Enrichr, MSigDB JSON and decoupler nets are read; columns are in the file's order.
+    """
+    from molquery.genesets.read import read_sets
+
+    signatures = read_sets(gmt)
     engine = open_engine(ctx)
     from molquery.query.cohort import score as run
 

@@ -67,7 +67,7 @@ def search(
     overwrite: bool,
 ) -> None:
     """Rank slides by the predicted activity of a gene set. Scores are H&E-predicted."""
-    signature = read_signature(geneset, genes, down)
+    signature = read_signature(ctx, geneset, genes, down)
     engine = open_engine(ctx)
     from molquery.query.search import search as run
 

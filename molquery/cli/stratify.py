@@ -48,7 +48,7 @@ def stratify(
 
     The cut points are part of the result's provenance.
     """
-    signature = read_signature(geneset, genes, down)
+    signature = read_signature(ctx, geneset, genes, down)
     engine = open_engine(ctx)
     from molquery.query.cohort import stratify_cohort
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from molquery.errors import GeneSetError, printable, some
 from molquery.genesets.gmt import join_up_down, read_gmt
+from molquery.genesets.read import read_sets
 from molquery.records import Signature
 
 _DATA = Path(__file__).parent.parent / "data"
@@ -48,7 +49,7 @@ def find(query: str, extra: Sequence[Signature] = ()) -> Signature:
     Raises:
         GeneSetError: nothing has this name; the file does not exist or holds several sets; two
             sets in `extra` share the name and differ in genes.
-        InputError: the file cannot be read, or is not a GMT file.
+        InputError: the file cannot be read, or is of no known format.
 
     Example:
         >>> len(find("hallmark_hypoxia").weights)
@@ -108,7 +109,7 @@ def _split(query: str) -> tuple[Path | None, str | None]:
 
 
 def _from_file(path: Path, name: str | None) -> Signature:
-    sets = read_gmt(path)
+    sets = read_sets(path)
     if name is None and len(sets) == 1:
         return sets[0]
     known = join_up_down(sets)

@@ -22,7 +22,7 @@ _DOWN = re.compile(r"(.+)_(?:DN|DOWN)", re.IGNORECASE)
 # A gene is never a decimal number; a bare integer may be an Entrez id.
 _DECIMAL = re.compile(r"[+-]?\d*\.\d+(?:[eE][+-]?\d+)?")
 # What stands in the second row of a GMX file whose sets have no description.
-_NO_TEXT = frozenset({"na", "n/a", ">na", ""})
+NO_TEXT = frozenset({"na", "n/a", ">na", ""})
 _NET_HEADER = re.compile(r"source\s*,\s*target\b", re.IGNORECASE)
 
 
@@ -43,7 +43,7 @@ def read_gmt(path: str | Path, *, source: str | None = None) -> tuple[Signature,
             is not a number, not finite or zero.
     """
     path = Path(path)
-    lines = _lines(path)
+    lines = lines_of(path)
     _check_kind(path, lines)
     sets: dict[str, Signature] = {}
     first_line: dict[str, int] = {}
@@ -110,7 +110,7 @@ def join_up_down(signatures: Sequence[Signature]) -> tuple[Signature, ...]:
     return (*signatures, *joined)
 
 
-def _lines(path: Path) -> list[tuple[int, str]]:
+def lines_of(path: Path) -> list[tuple[int, str]]:
     """The lines that are not blank, each with its number in the file, counted from 1."""
     try:
         content = path.read_bytes()
@@ -155,7 +155,7 @@ def _check_kind(path: Path, lines: Sequence[tuple[int, str]]) -> None:
         kind, hint = _looks_like([line for _, line in lines], hint)
     elif any(_DECIMAL.fullmatch(field.strip()) for field in lines[-1][1].split("\t")[2:]):
         kind = "a table of numbers, such as an expression matrix"
-    elif len(lines) > 2 and {f.strip().lower() for f in lines[1][1].split("\t")} <= _NO_TEXT:
+    elif len(lines) > 2 and {f.strip().lower() for f in lines[1][1].split("\t")} <= NO_TEXT:
         kind, hint = "a GMX file (one gene set a column)", "transpose it to GMT, one set a line"
     if kind:
         raise FileFormatError(f"{path} is not a GMT file", found=kind, hint=hint)

@@ -11,8 +11,7 @@ import pyarrow as pa
 
 from molquery.errors import GeneSetError, some
 from molquery.evaluate.held_out import predictabilities
-from molquery.genesets import collections
-from molquery.genesets.gmt import read_gmt
+from molquery.genesets import collections, read
 from molquery.genesets.match import match
 from molquery.query.engine import Engine
 from molquery.records import Provenance, Signature
@@ -27,13 +26,19 @@ class Checked:
     missing: str | None
 
 
-def read_sets(name: str | None) -> tuple[Signature, ...]:
-    """All shipped sets, one named set, or every set of a GMT file."""
+def read_sets(name: str | None, extra: Sequence[Signature] = ()) -> tuple[Signature, ...]:
+    """All sets, those of one collection or one file, or one named set.
+
+    `extra` are the sets registered in the database.
+    """
+    known = (*extra, *collections.shipped())
     if name is None:
-        return collections.shipped()
+        return known
     if Path(name).is_file():
-        return read_gmt(name)
-    return (collections.find(name),)
+        return read.read_sets(name)
+    if collection := tuple(s for s in known if s.source == name):
+        return collection
+    return (collections.find(name, extra),)
 
 
 def check_sets(engine: Engine, signatures: Sequence[Signature]) -> Checked:

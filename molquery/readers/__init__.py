@@ -9,14 +9,14 @@ from molquery.readers.base import Options, Profiles, Reader, Slides
 from molquery.readers.registry import (
     PROFILE_READERS,
     SLIDE_READERS,
-    TABLE_READERS,
     find_slides,
+    profile_files,
     read_profiles,
     read_slides,
     read_source,
-    read_table,
 )
 from molquery.readers.sources import Source
+from molquery.readers.tables import TABLE_READERS, read_table
 
 __all__ = [
     "PROFILE_READERS",
@@ -28,6 +28,7 @@ __all__ = [
     "Slides",
     "Source",
     "find_slides",
+    "profile_files",
     "read_profiles",
     "read_slides",
     "read_source",

@@ -52,6 +52,7 @@ class Profiles:
         metadata: n_samples rows; it may have no columns at all.
         notes: what a reader of the report should know, such as columns that were left out.
         source: the file.
+        scale: the scale of the values, where the format itself says it (a TPM column).
     """
 
     ids: tuple[str, ...]
@@ -60,6 +61,7 @@ class Profiles:
     metadata: pa.Table
     notes: tuple[str, ...]
     source: str
+    scale: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +75,10 @@ class Options:
         genes_in: 'rows' or 'columns' of an expression matrix.
         gene_column: column of gene identifiers (of `var` in .h5ad; the default is its index).
         layer: layer of .h5ad to read profiles from, instead of `X`.
+        scale: scale of an expression matrix; chooses the column where a file has several.
+        gene_id: kind of the gene identifiers: 'symbol', 'ensembl' or 'entrez'.
+        samples: table that names the sample of each file, where the files do not say it.
+        tx2gene: table of transcript and gene ids, to sum transcripts to genes.
         encoder: of several encoders' folders in one output directory, the one to read.
     """
 
@@ -81,6 +87,10 @@ class Options:
     genes_in: str | None = None
     gene_column: str | None = None
     layer: str | None = None
+    scale: str | None = None
+    gene_id: str | None = None
+    samples: Path | None = None
+    tx2gene: Path | None = None
     encoder: str | None = None
 
 

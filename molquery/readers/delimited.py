@@ -20,7 +20,7 @@ import pyarrow.csv as pa_csv
 
 from molquery.errors import FileFormatError, some
 from molquery.readers.base import Input, Options, Reader
-from molquery.readers.columns import INDEX, holds_names
+from molquery.readers.columns import INDEX, holds_names, is_metadata
 from molquery.readers.detect import BOM, GZIP, foreign_text, is_text, plain_head, read_head
 from molquery.readers.guard import reading
 
@@ -37,6 +37,10 @@ BLOCK = 16 << 20
 #: line breaks in quotes, and a second look at integers for leading zeros.
 NARROW = 100
 
+#: From this many columns on a table is a matrix, parsed as float32 where decimals are seen: half
+#: the memory, and nothing is inferred.
+WIDE = 500
+
 # The csv module's own limit, 128 KiB a field, is met by no cell; a stray quote may well reach it.
 csv.field_size_limit(1 << 30)
 
@@ -50,6 +54,7 @@ class Dialect:
     decimal: str
     names: tuple[str, ...]
     longest: int
+    decimals: frozenset[int] = frozenset()
 
 
 def sniff(_: Path, head: bytes) -> bool:
@@ -77,7 +82,15 @@ def load(path: Path, options: Options) -> pa.Table:
         for i, name in enumerate(dialect.names)
         if name in named or holds_names(name, first=i == 0) or (i == 0 and not name)
     }
-    table = _parse(path, compressed, dialect, {str(i): pa.string() for i in text})
+    types = {str(i): pa.string() for i in text}
+    values = {str(i): pa.float32() for i in dialect.decimals - text}
+    try:
+        table = _parse(path, compressed, dialect, {**types, **values})
+    except FileFormatError:
+        if not values:
+            raise
+        # Text further down makes a column text; which columns are, Arrow finds out.
+        table = _parse(path, compressed, dialect, types)
     if len(dialect.names) <= NARROW:
         table = _keep_leading_zeros(table, path, compressed, dialect)
     return _named(table, dialect.names, path)
@@ -120,7 +133,20 @@ def look(path: Path, compressed: bool) -> Dialect:
     point = any(re.fullmatch(r"-?\d*\.\d+", field) for field in fields)
     names = tuple(name.strip() for name in header)
     longest = max(len(line) for line in lines)
-    return Dialect(skip, delimiter, "," if comma and not point else ".", names, longest)
+    decimal = "," if comma and not point else "."
+    return Dialect(skip, delimiter, decimal, names, longest, _decimals(data, names))
+
+
+def _decimals(data: Sequence[Sequence[str]], names: Sequence[str]) -> frozenset[int]:
+    """Columns of a wide matrix that hold decimals in the first lines, and no facts of samples."""
+    if len(names) < WIDE:
+        return frozenset()
+    return frozenset(
+        i
+        for i in range(min(len(names), *(len(row) for row in data)))
+        if any(re.fullmatch(r"-?\d*\.\d+(?:[eE][+-]?\d+)?", row[i]) for row in data)
+        and not is_metadata(names[i])
+    )
 
 
 def _delimiter(lines: Sequence[str]) -> tuple[str, list[list[str]]]:

@@ -176,7 +176,8 @@ def _describe_bytes(head: bytes) -> str:
     if what_text := foreign_text(head):
         return what_text
     if is_text(head):
-        line = head.removeprefix(BOM).decode(errors="ignore").strip().splitlines()[0]
+        # Separators such as \x1f are space to str and not to bytes: there may be no line.
+        line = next(iter(head.removeprefix(BOM).decode(errors="ignore").strip().splitlines()), "")
         return f"text that begins {printable(line, 60)!r}"
     if b"\x00" not in head:
         return "text that is not UTF-8 (Latin-1, from Excel?): save it as UTF-8"

@@ -15,12 +15,21 @@ import pyarrow as pa
 from molquery.errors import ColumnError, FileFormatError, some
 from molquery.readers import columns, hdf5, orientation
 from molquery.readers.base import Input, Options, Profiles, Reader, Slides
+from molquery.readers.exported import SCALE
 from molquery.readers.guard import reading
 from molquery.readers.profile_table import finish
 from molquery.vectors import Matrix
 
 # Made from the vectors, for plots; never the vectors themselves.
-DERIVED = ("X_pca", "X_umap", "X_tsne", "X_draw_graph_fr", "X_diffmap", "spatial")
+DERIVED = (
+    "X_pca",
+    "X_umap",
+    "X_tsne",
+    "X_draw_graph_fr",
+    "X_diffmap",
+    "spatial",
+    "X_molquery_shared",
+)
 
 GENE_COLUMNS = ("gene_symbol", "gene_symbols", "gene_name", "gene_names", "symbol", "feature_name")
 
@@ -63,6 +72,7 @@ def load_profiles(path: Path, options: Options) -> Profiles:
             )
         values = _matrix(_element(file, key, path), key, path)
         obs, var = _element(file, "obs", path), _element(file, "var", path)
+        scale = _scale(file, path)
     if options.genes_in == orientation.ROWS:
         raise _transposed(path)
     genes, notes = _genes(var, path, options)
@@ -74,7 +84,7 @@ def load_profiles(path: Path, options: Options) -> Profiles:
         raise _transposed(path)
     wanted = (*columns.PROFILE_IDS, *columns.PATIENT_IDS)
     ids, metadata = _ids_and_metadata(obs, path, options, wanted)
-    return finish(ids, genes, values, metadata, notes, path)
+    return finish(ids, genes, values, metadata, notes, path, scale=scale)
 
 
 def _transposed(path: Path) -> FileFormatError:
@@ -182,6 +192,13 @@ def _genes(var: Any, path: Path, options: Options) -> tuple[tuple[str, ...], lis
 
 def _texts(values: Any) -> tuple[str, ...]:
     return tuple("" if value is None or value != value else str(value).strip() for value in values)
+
+
+def _scale(file: Any, path: Path) -> str | None:
+    """The scale that molquery itself wrote down in an export."""
+    if "uns" not in file or SCALE not in file["uns"]:
+        return None
+    return str(_element(file, f"uns/{SCALE}", path))
 
 
 def _encoder(file: Any, path: Path) -> str | None:

@@ -27,12 +27,13 @@ def known_share(names: Sequence[str]) -> float:
     Bare numbers are Entrez ids only when they are spread out: 1, 2, 3, … number samples or
     dimensions, and most small integers are Entrez ids as well.
     """
-    from molquery.genes import resolve
+    from molquery.genes import is_entrez, resolve
 
     unique = list(dict.fromkeys(name.strip() for name in names if name and name.strip()))
     if not unique:
         return 0.0
-    if all(name.isdecimal() for name in unique) and max(map(int, unique)) <= 3 * len(unique):
+    numbers = all(is_entrez(name) for name in unique)
+    if numbers and max(int(name.removesuffix(".0")) for name in unique) <= 3 * len(unique):
         return 0.0
     step = max(1, -(-len(unique) // SAMPLE))
     sample = unique[::step]

@@ -137,19 +137,22 @@ def finish(
     metadata: pa.Table,
     notes: Sequence[str],
     path: Path,
+    *,
+    scale: str | None = None,
 ) -> Profiles:
     """The profiles, with sentinels turned into NaN and names that are no known genes noted."""
     said = list(notes)
     sentinels = values == np.float32(SENTINEL)
     if count := int(sentinels.sum()):
-        values = np.where(sentinels, np.float32(np.nan), values)
+        values = values.copy()
+        values[sentinels] = np.nan
         said.append(f"{count} values of -666 were read as missing")
     if unknown := _unknown(genes):
         said.append(
             f"{len(unknown)} of {len(genes)} names are not known genes and are kept as they are: "
             f"{some(unknown)}"
         )
-    return Profiles(ids, genes, values, metadata, tuple(said), str(path))
+    return Profiles(ids, genes, values, metadata, tuple(said), str(path), scale)
 
 
 def _unknown(genes: Sequence[str]) -> list[str]:

@@ -1,12 +1,14 @@
-"""The formats that molquery reads, and the three functions that read them.
+"""The formats that molquery reads, and the functions that read them.
 
 A new tabular format is one module with a `Reader` that gives an Arrow table, and one line in
-`TABLE_READERS`: it then serves slides, profiles and metadata. Any other format is one module and
-one line in `SLIDE_READERS` or `PROFILE_READERS`. The first reader that recognises a file reads it.
+`TABLE_READERS` of `tables.py`: it then serves slides, profiles and metadata. Any other format is
+one module and one line in `SLIDE_READERS` or `PROFILE_READERS`. The first reader that recognises a
+file reads it.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -14,14 +16,16 @@ import pyarrow as pa
 
 from molquery.errors import FileFormatError, some
 from molquery.readers import (
-    arrow,
-    columns,
-    delimited,
+    cbioportal,
+    exported,
+    gct,
+    gdc_star,
     h5ad,
     numpy_arrays,
-    parquet,
     patches,
     pickled,
+    rsem,
+    salmon,
     sources,
     stamp,
     torch_file,
@@ -29,17 +33,12 @@ from molquery.readers import (
     wsidata,
 )
 from molquery.readers.base import Options, Profiles, Reader, Slides, T
-from molquery.readers.detect import choose, describe, head_of
+from molquery.readers.detect import choose, describe, head_of, read_head
 from molquery.readers.matrix import NO_VECTORS, no_metadata
 from molquery.readers.profile_table import profiles_from_table
 from molquery.readers.slide_table import slides_from_table
 from molquery.readers.sources import Source
-
-TABLE_READERS: tuple[Reader[pa.Table], ...] = (
-    parquet.READER,
-    arrow.READER,
-    delimited.READER,
-)
+from molquery.readers.tables import TABLE_READERS
 
 
 def _through_table(
@@ -52,6 +51,7 @@ def _through_table(
 
 
 SLIDE_READERS: tuple[Reader[Slides], ...] = (
+    exported.SLIDES_READER,
     trident.READER,
     patches.READER,
     torch_file.READER,
@@ -64,7 +64,14 @@ SLIDE_READERS: tuple[Reader[Slides], ...] = (
     *(_through_table(reader, slides_from_table) for reader in TABLE_READERS),
 )
 
+#: Formats with one sample a file; a directory of profiles is read for these alone.
+ONE_SAMPLE_READERS: tuple[Reader[Profiles], ...] = (gdc_star.READER, salmon.READER, rsem.READER)
+
 PROFILE_READERS: tuple[Reader[Profiles], ...] = (
+    exported.PROFILES_READER,
+    *ONE_SAMPLE_READERS,
+    gct.READER,
+    cbioportal.READER,
     h5ad.PROFILES,
     *(_through_table(reader, profiles_from_table) for reader in TABLE_READERS),
 )
@@ -139,17 +146,37 @@ def read_profiles(path: Path, options: Options = DEFAULTS) -> Profiles:
     return choose(PROFILE_READERS, path, "expression profiles").read(path, options)
 
 
-def read_table(path: Path) -> pa.Table:
-    """A metadata table with every column of the file; text is plain `string`.
+def profile_files(path: Path) -> list[Path]:
+    """The files of profiles that a path stands for: itself, or those of a directory, sorted.
+
+    A directory is searched with all its folders (the GDC and salmon make one a sample), and only
+    for formats with one sample a file: which of several matrices is meant is for the user to say.
 
     Raises:
-        InputError: there is no file at `path`.
-        FileFormatError: the file is of no known format, or damaged.
-        ColumnError: two columns share a name.
+        FileFormatError: a directory holds no such file.
     """
-    table = choose(TABLE_READERS, path, "metadata").read(path, Options())
-    table = columns.plain(table)
-    return columns.metadata_of(table, range(table.num_columns), path)
+    if not path.is_dir():
+        return [path]
+    files = [
+        file
+        for folder, folders, names in os.walk(path)
+        for file in (Path(folder, name) for name in sorted(names) if name[0] not in "._")
+        if folders.sort() is None and file.is_file()
+    ]
+    found = [f for f in files if _one_sample(f)]
+    if not found:
+        raise FileFormatError(
+            f"no files of one expression profile each in {path}",
+            found=some(f.name for f in files) or "no files",
+            hint="name a file in it; read from directories: "
+            + ", ".join(reader.name for reader in ONE_SAMPLE_READERS),
+        )
+    return found
+
+
+def _one_sample(file: Path) -> bool:
+    head = read_head(file)
+    return any(reader.sniff(file, head) for reader in ONE_SAMPLE_READERS)
 
 
 def _readable(path: Path) -> bool:
