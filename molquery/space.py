@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -263,6 +264,14 @@ def save_space(
 def space_directory(database: Database, name: str, space_id: str) -> Path:
     """Where the files of a space are."""
     return database.path / schema.SPACES / name / space_id[:12]
+
+
+def remove_replaced(database: Database, space: SharedSpace) -> None:
+    """Delete the files of spaces of the same name that this one has replaced in the manifest."""
+    current = space_directory(database, space.name, space.space_id)
+    for directory in current.parent.iterdir():
+        if directory != current:
+            shutil.rmtree(directory, ignore_errors=True)
 
 
 def manifest_entry(database: Database, space: SharedSpace) -> dict[str, Any]:

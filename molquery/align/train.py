@@ -32,6 +32,7 @@ from molquery.space import (
     Model,
     SharedSpace,
     manifest_entry,
+    remove_replaced,
     save_space,
 )
 from molquery.threads import parallel
@@ -153,6 +154,7 @@ def _activate(database: Database, space: SharedSpace, pairs: Pairs, tell: Progre
     database.update_manifest(lambda manifest: manifest["spaces"].update({space.name: entry}))
     database.drop_shared(keep=column)
     index.remove_stale(database, {space.space_id})
+    remove_replaced(database, space)
     tell("projecting", 2, 2, "done")
 
 
