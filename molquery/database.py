@@ -437,9 +437,12 @@ def list_to_matrix(column: pa.ChunkedArray) -> Matrix:
     out = np.full((len(column), dim), np.nan, dtype=np.float32)
     start = 0
     for chunk in column.chunks:
-        valid = np.asarray(chunk.is_valid())
-        values = chunk.flatten().to_numpy(zero_copy_only=False)
-        out[start : start + len(chunk)][valid] = values.reshape(-1, dim)
+        # Not flatten() and is_valid(), which import pyarrow.compute: a tenth of a search.
+        flat = chunk.values.to_numpy(zero_copy_only=False)
+        rows = flat[chunk.offset * dim : (chunk.offset + len(chunk)) * dim].reshape(-1, dim)
+        out[start : start + len(chunk)] = rows
+        if chunk.null_count:
+            out[start : start + len(chunk)][np.asarray(chunk.is_null())] = np.nan
         start += len(chunk)
     return out
 

@@ -92,8 +92,9 @@ class Engine:
         found = prepared.compute(self.database, space, self.reference, self._pairs)
         try:
             prepared.store(self.database, self.space_id, found)
-            self.database.write_sidecar(SLIDES, self.slide_columns)
-            self.database.write_sidecar(PROFILES, Reference.COLUMNS)
+            shared = schema.shared_column(self.space_id)
+            self.database.write_sidecar(SLIDES, [*self.slide_columns, shared])
+            self.database.write_sidecar(PROFILES, [*Reference.COLUMNS, shared])
         except (DatabaseError, OutputError):
             self.notices.append("what was computed for this query could not be stored: the next "
                                 "one computes it again")  # fmt: skip
@@ -183,12 +184,12 @@ class Engine:
     @cached_property
     def slide_vectors(self) -> Matrix:
         """(n_slides, dim) shared vectors of the slides, by the final model."""
-        return self._shared(SLIDES, self._slides)
+        return self._shared(SLIDES)
 
     @cached_property
     def profile_vectors(self) -> Matrix:
         """(n_reference, dim) shared vectors of the profiles."""
-        return self._shared(PROFILES, self._profiles)
+        return self._shared(PROFILES)
 
     @cached_property
     def profile_index_vectors(self) -> Matrix:
@@ -200,10 +201,9 @@ class Engine:
         hubs = need_space(self.database).final.hubness(self.profile_vectors)
         return np.hstack([self.profile_vectors, -hubs[:, None]])
 
-    def _shared(self, spec: schema.TableSpec, dataset: Any) -> Matrix:
+    def _shared(self, spec: schema.TableSpec) -> Matrix:
         column = schema.shared_column(self.space_id)
-        table = self.database.read(spec, [column], dataset=dataset)
-        return list_to_matrix(table[column])
+        return list_to_matrix(self.database.read_sidecar(spec, [column])[column])
 
     def slide_column(self, name: str) -> Strings:
         """A metadata column of the slides as text; missing values are the empty string."""
