@@ -18,9 +18,10 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
-from molquery import export, plots, readers, schema
+from molquery import export, readers, schema
 from molquery.database import Database
 from molquery.errors import OutputError, some
+from molquery.figures import style, tissue
 from molquery.genesets.collections import find
 from molquery.ingest import ingest_profiles, ingest_slides
 from molquery.query.cohort import Strata, stratify_cohort
@@ -77,7 +78,7 @@ class DemoResult:
         sections: section -> quality of the signature there, by models that have not seen it.
         sections_of_patient: patient -> its sections with RNA.
         unseen, pictured: the section without RNA, and the one that the picture shows.
-        picture: the PNG, or None without matplotlib.
+        picture: the PNG.
     """
 
     directory: Path
@@ -95,7 +96,7 @@ class DemoResult:
     sections_of_patient: Mapping[str, tuple[str, ...]]
     unseen: str
     pictured: str
-    picture: Path | None
+    picture: Path
 
 
 def run_demo(
@@ -318,16 +319,14 @@ def _r(a: Float, b: Float) -> float:
     return float(np.corrcoef(a, b)[0, 1])
 
 
-def _draw(directory: Path, spots: _Spots) -> tuple[Path | None, str]:
-    """The picture of the section that has an image; None without matplotlib."""
+def _draw(directory: Path, spots: _Spots) -> tuple[Path, str]:
+    """The picture of the section that has an image."""
     told = pq.read_schema(directory / FOLDER / "spots.parquet").metadata
     facts = {key.decode(): value.decode() for key, value in told.items()}
     section, scale = facts["image_section"], float(facts["image_scale"])
-    if not plots.available():
-        return None, section
     mine = spots.section == section
     quality = spots.quality()[section]
-    figure = plots.tissue_map(
+    figure = tissue.tissue_map(
         directory / FOLDER / facts["image"],
         spots.x[mine] * scale,
         spots.y[mine] * scale,
@@ -340,5 +339,5 @@ def _draw(directory: Path, spots: _Spots) -> tuple[Path | None, str]:
         pitch_um=_PITCH_UM,
     )
     path = directory / PICTURE
-    plots.save(figure, path)
+    style.save(figure, path)
     return path, section

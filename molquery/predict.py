@@ -31,7 +31,15 @@ from molquery.database import Database, list_to_matrix
 from molquery.schema import PROFILES, SLIDES
 from molquery.space import TEMPERATURE, Fold, SharedSpace
 from molquery.threads import parallel
-from molquery.vectors import Float, Ints, Matrix, Strings, group_means, principal_components
+from molquery.vectors import (
+    Float,
+    Ints,
+    Matrix,
+    Strings,
+    as_text,
+    group_means,
+    principal_components,
+)
 
 PATIENT_SCHEME = "patient"
 SITE_SCHEME = "site"
@@ -265,13 +273,9 @@ def compute_operators(database: Database, space: SharedSpace) -> dict[str, Opera
     def rows(spec: schema.TableSpec) -> Rows:
         columns = [spec.vector, pair_on, split_on, schema.COHORT]
         table = database.read(spec, list(dict.fromkeys(columns)))
-
-        def text(column: str) -> Strings:
-            values = table[column].to_pylist()
-            return np.array(["" if v is None else str(v) for v in values], dtype=str)
-
         vectors = list_to_matrix(table[spec.vector])
-        return Rows(vectors, text(pair_on), text(split_on), text(schema.COHORT))
+        keys, groups, cohorts = (as_text(table[c]) for c in (pair_on, split_on, schema.COHORT))
+        return Rows(vectors, keys, groups, cohorts)
 
     slides, profiles = rows(SLIDES), rows(PROFILES)
     schemes = dict.fromkeys([PATIENT_SCHEME, *(fold.scheme for fold in space.folds)])

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 
@@ -16,7 +15,7 @@ from molquery.genesets import scoring
 from molquery.genesets.match import MIN_FRACTION, MIN_GENES, Match, match
 from molquery.records import Signature
 from molquery.schema import PROFILES
-from molquery.vectors import Bools, Float, Matrix, Strings
+from molquery.vectors import Bools, Float, Matrix, Strings, as_text
 
 DEFAULT_SCORING = "mean_z"
 #: A gene measured in fewer of the profiles than this is treated as missing.
@@ -57,9 +56,9 @@ class Reference:
 
     def __init__(self, database: Database) -> None:
         table = database.read_sidecar(PROFILES, self.COLUMNS)
-        self.ids: Strings = _text(table[PROFILES.key])
-        self.patients: Strings = _text(table[schema.PATIENT])
-        self.cohorts: Strings = _text(table[schema.COHORT])
+        self.ids: Strings = as_text(table[PROFILES.key])
+        self.patients: Strings = as_text(table[schema.PATIENT])
+        self.cohorts: Strings = as_text(table[schema.COHORT])
         self.expression: Matrix = list_to_matrix(table[PROFILES.vector])
         self.genes: list[str] = list(facts_of(table.schema)["genes"])
 
@@ -158,7 +157,3 @@ class Reference:
         if method not in known:
             raise InputError(f"{method} is not a scoring method", hint=", ".join(known))
         return scoring.score_sets(self.expression, sets, known[method])
-
-
-def _text(column: Any) -> Strings:
-    return np.array(["" if v is None else str(v) for v in column.to_pylist()], dtype=str)

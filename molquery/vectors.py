@@ -17,6 +17,11 @@ Bools: TypeAlias = npt.NDArray[np.bool_]
 Strings: TypeAlias = npt.NDArray[np.str_]
 
 
+def as_text(column: Any) -> Strings:
+    """A table's column (n,) as text; missing values are the empty string."""
+    return np.array(["" if v is None else str(v) for v in column.to_pylist()], dtype=str)
+
+
 def as_matrix(values: npt.ArrayLike) -> Matrix:
     """`values` as a C-contiguous (n, d) float32 array.
 

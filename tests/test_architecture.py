@@ -19,7 +19,7 @@ ROOT = Path(molquery.__file__).parent
 LAYERS = (
     {"cli"},
     {"api", "demo"},
-    {"query", "align", "export", "ingest", "stratify", "plots", "overview", "synth"},
+    {"query", "align", "export", "ingest", "stratify", "figures", "pages", "overview", "synth"},
     {"evaluate", "predict", "reference", "space", "index", "recipes", "genesets", "readers",
      "genes", "database", "resume"},
     {"records", "vectors", "schema", "errors", "files", "barcodes", "encoders", "threads",
@@ -36,7 +36,7 @@ DOORS = {
     "lance": ("database",),
     "lancedb": ("database",),
     "torch": ("align",),
-    "matplotlib": ("plots",),
+    "matplotlib": ("figures",),
 }
 
 

@@ -10,12 +10,12 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner, Result
+from PIL import Image
 
-from molquery import plots
-from molquery.cli.demo import _picture
 from molquery.cli.main import cli
 from molquery.demo import INPUTS, clear, commands
 from molquery.errors import OutputError
+from molquery.figures.style import DPI
 
 EXAMPLE = files("molquery.examples.her2st")
 
@@ -68,9 +68,8 @@ def test_held_out_sections_are_predicted(made):
 
 
 def test_the_picture_is_no_blank_page(made):
-    image = pytest.importorskip("PIL.Image")
-    with image.open(made[0] / "tissue.png") as picture:
-        assert picture.size[0] == 12 * plots.DPI
+    with Image.open(made[0] / "tissue.png") as picture:
+        assert picture.size[0] == 12 * DPI
         assert picture.size[1] > 500
         pixels = np.asarray(picture.convert("RGB"))
     assert pixels.std() > 20
@@ -146,13 +145,6 @@ def test_only_a_demo_is_ever_replaced(tmp_path, made):
     # Everything that a real run leaves behind counts as the demo's.
     with pytest.raises(OutputError, match="an earlier demo"):
         clear(made[0], overwrite=False)
-
-
-def test_without_matplotlib_one_line_says_how_to_get_it():
-    class Result:
-        picture, pictured = None, "C4"
-
-    assert _picture(Result())[-1].endswith("pip install 'molquery[plots]'")
 
 
 def test_the_example_files_agree_and_name_their_licence():

@@ -11,7 +11,7 @@ from molquery import schema
 from molquery.database import Database, list_to_matrix
 from molquery.errors import ColumnError, SpaceError, some
 from molquery.schema import PROFILES, SLIDES, TableSpec
-from molquery.vectors import Bools, Ints, Matrix, Strings
+from molquery.vectors import Bools, Ints, Matrix, Strings, as_text
 
 #: Fewer pairs than this teach nothing that could be told from noise.
 MIN_PAIRS = 30
@@ -110,14 +110,11 @@ def _side(database: Database, spec: TableSpec, pair_on: str, split_on: str) -> S
             raise ColumnError(f"{spec.name} have no column {column}", found=some(held, 20))
     table = database.read(spec, list(dict.fromkeys(wanted)))
 
-    def text(column: str) -> Strings:
-        return np.array(["" if v is None else str(v) for v in table[column].to_pylist()], dtype=str)
-
     return Side(
-        ids=text(spec.key),
+        ids=as_text(table[spec.key]),
         vectors=list_to_matrix(table[spec.vector]),
-        pair_keys=text(pair_on),
-        groups=text(split_on),
-        cohorts=text(schema.COHORT),
-        sites=text(schema.SITE),
+        pair_keys=as_text(table[pair_on]),
+        groups=as_text(table[split_on]),
+        cohorts=as_text(table[schema.COHORT]),
+        sites=as_text(table[schema.SITE]),
     )

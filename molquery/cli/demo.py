@@ -130,12 +130,9 @@ def _retrieval(r: Any) -> str:
 def _picture(r: Any) -> list[str]:
     title = [
         "",
-        f"8. See it on the tissue (Python: molquery.plots.tissue_map), section {r.pictured}",
+        f"8. See it on the tissue, section {r.pictured} "
+        "(Python: molquery.figures.tissue.tissue_map)",
     ]
-    if r.picture is None:
-        from molquery.plots import INSTALL
-
-        return [*title, f"   No picture: it needs {INSTALL}"]
     return [
         *title,
         *_text(f"{r.picture}: the score predicted from H&E on the left, the measured one on the "

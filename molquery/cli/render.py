@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,6 +14,7 @@ import click
 import pyarrow as pa
 
 from molquery.errors import printable
+from molquery.pages import cell
 from molquery.records import Provenance
 
 Tell = Callable[..., None]
@@ -90,7 +90,7 @@ def table_text(table: pa.Table, title: str | None = None) -> str:
         number = pa.types.is_floating(field.type) or pa.types.is_integer(field.type)
         grid.add_column(field.name, justify="right" if number else "left", no_wrap=True)
     for row in zip(*(table[c].to_pylist() for c in table.schema.names), strict=True):
-        grid.add_row(*(Text(_cell(v)) for v in row))
+        grid.add_row(*(Text(printable(cell(v), 200)) for v in row))
     buffer = StringIO()
     colour = sys.stdout.isatty()
     console = Console(file=buffer, force_terminal=colour, no_color=not colour, width=10_000)
@@ -98,18 +98,6 @@ def table_text(table: pa.Table, title: str | None = None) -> str:
     console.width = max(20, console.measure(grid).maximum)
     console.print(grid)
     return "\n".join(line.rstrip() for line in buffer.getvalue().splitlines()) + "\n"
-
-
-def _cell(value: Any) -> str:
-    if value is None:
-        return "-"
-    if isinstance(value, float):
-        if math.isnan(value):
-            return "-"
-        if value != 0 and abs(value) < 0.001:
-            return f"{value:.1e}"
-        return f"{value:.1f}" if abs(value) >= 100 else f"{value:.3f}"
-    return printable(str(value), 200)
 
 
 def number(value: float | None, digits: int = 2) -> str:

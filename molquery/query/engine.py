@@ -24,7 +24,7 @@ from molquery.records import Predictability, Provenance
 from molquery.reference import DEFAULT_SCORING, Reference
 from molquery.schema import PROFILES, SLIDES
 from molquery.space import DEFAULT_SPACE, need_space, not_aligned, space_facts
-from molquery.vectors import Bools, Float, Ints, Matrix, Strings
+from molquery.vectors import Bools, Float, Ints, Matrix, Strings, as_text
 
 
 class Engine:
@@ -43,10 +43,10 @@ class Engine:
         self.space_id = str(database.manifest()["spaces"][DEFAULT_SPACE]["space_id"])
         self.versions = {spec.name: database.version(spec) for spec in (SLIDES, PROFILES)}
         table = database.read_sidecar(SLIDES, self.slide_columns)
-        self.slide_ids: Strings = _text(table[SLIDES.key])
-        self.patients: Strings = _text(table[schema.PATIENT])
-        self.cohorts: Strings = _text(table[schema.COHORT])
-        self._pair_keys: Strings = _text(table[facts["settings"]["pair_on"]])
+        self.slide_ids: Strings = as_text(table[SLIDES.key])
+        self.patients: Strings = as_text(table[schema.PATIENT])
+        self.cohorts: Strings = as_text(table[schema.COHORT])
+        self._pair_keys: Strings = as_text(table[facts["settings"]["pair_on"]])
         self.notices: list[str] = []
         #: What searches on this snapshot have computed already (see `molquery.query.search`).
         self.answers: dict[tuple[Any, ...], Any] = {}
@@ -157,7 +157,7 @@ class Engine:
             keys = self.reference.patients
         else:
             table = self.database.read(PROFILES, [pair_on], dataset=self._profiles)
-            keys = _text(table[pair_on])
+            keys = as_text(table[pair_on])
         rows_of: dict[str, list[int]] = {}
         for j, key in enumerate(keys):
             if key:
@@ -211,14 +211,14 @@ class Engine:
         if name not in held:
             raise ColumnError(f"slides have no column {name}", found=some(held, 30))
         table = self.database.read(SLIDES, [name], dataset=self._slides)
-        return _text(table[name])
+        return as_text(table[name])
 
     def slides_where(self, where: str | None) -> Bools:
         """(n_slides,) mask of the slides that satisfy a SQL filter over the metadata."""
         if where is None:
             return np.ones(len(self.slide_ids), dtype=bool)
         table = self.database.read(SLIDES, [SLIDES.key], where=where, dataset=self._slides)
-        return np.isin(self.slide_ids, _text(table[SLIDES.key]))
+        return np.isin(self.slide_ids, as_text(table[SLIDES.key]))
 
     def provenance(self, method: str, parameters: dict[str, Any], **more: Any) -> Provenance:
         """Where a result of this snapshot comes from."""
@@ -232,7 +232,3 @@ class Engine:
             parameters={"scoring": DEFAULT_SCORING, **parameters},
             **more,
         )
-
-
-def _text(column: Any) -> Strings:
-    return np.array(["" if v is None else str(v) for v in column.to_pylist()], dtype=str)

@@ -15,7 +15,7 @@ from molquery.query.engine import Engine
 from molquery.records import Provenance
 from molquery.schema import PROFILES, SLIDES, TABLES, TableSpec
 from molquery.space import DEFAULT_SPACE, need_space
-from molquery.vectors import Bools, Matrix, Strings
+from molquery.vectors import Bools, Matrix, Strings, as_text
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def retrieve(
     allowed: Bools | None = None
     if where is not None:
         table = engine.database.read(target, [target.key], where=where)
-        allowed = np.isin(ids, _texts(table[target.key]))
+        allowed = np.isin(ids, as_text(table[target.key]))
     spare = 1 if queries.known and queries.source is target else 0
     name = None
     try:
@@ -242,7 +242,3 @@ def _patients(ids: tuple[str, ...]) -> list[str]:
     from molquery.barcodes import patient_of
 
     return [patient_of(i) or i for i in ids]
-
-
-def _texts(column: Any) -> Strings:
-    return np.array([str(v) for v in column.to_pylist()], dtype=str)

@@ -1,4 +1,4 @@
-"""Figures. The only module that imports matplotlib, which comes with `molquery[plots]`."""
+"""Scores over the tissue: regions with coordinates, painted on the H&E image."""
 
 from __future__ import annotations
 
@@ -7,26 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from molquery.errors import FileFormatError, InputError, NotReadyError
-from molquery.files import atomic_path
+from molquery.errors import FileFormatError, InputError
+from molquery.figures.style import COLOURS, new_figure
 from molquery.vectors import Float
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-INSTALL = "pip install 'molquery[plots]'"
-#: Even in lightness, and the same order for colour-blind eyes and in grey print.
-COLOURS = "viridis"
-DPI = 150
 _CLIP = (2.0, 98.0)  # percentiles: a few extreme spots must not flatten all others
 _MARGIN = 1.0  # of the distance between spots, around the outermost ones
-
-
-def available() -> bool:
-    """Whether figures can be made here: matplotlib and Pillow are installed."""
-    from importlib.util import find_spec
-
-    return all(find_spec(name) is not None for name in ("matplotlib", "PIL"))
 
 
 def tissue_map(
@@ -54,12 +43,9 @@ def tissue_map(
         pitch_um: micrometres between neighbouring spots.
 
     Raises:
-        NotReadyError: matplotlib or Pillow is not installed.
         InputError: the arrays differ in length, or hold no value.
         FileFormatError: the image cannot be read.
     """
-    if not available():
-        raise NotReadyError("figures need matplotlib and Pillow", hint=INSTALL)
     if not len(x) == len(y) == len(predicted) == len(measured):
         raise InputError(
             "a tissue map needs one position and two scores per spot",
@@ -69,7 +55,6 @@ def tissue_map(
         raise InputError("a tissue map needs scores", found="only missing values")
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
-    from matplotlib.figure import Figure
 
     low, high = np.percentile(measured[np.isfinite(measured)], _CLIP)
     scale = ScalarMappable(Normalize(low, high if high > low else low + 1.0), COLOURS)
@@ -79,10 +64,9 @@ def tissue_map(
     left, right = max(0.0, x.min() - edge), min(float(image.shape[1]), x.max() + edge)
     top, bottom = max(0.0, y.min() - edge), min(float(image.shape[0]), y.max() + edge)
 
-    # A Figure of its own draws with Agg and leaves pyplot and its global state alone.
     width = 12.0
     height = (width - 1.2) / 2 * (bottom - top) / (right - left) + 0.9
-    figure = Figure(figsize=(width, min(max(height, 4.0), 12.0)), dpi=DPI, layout="constrained")
+    figure = new_figure(width, min(max(height, 4.0), 12.0))
     panels = figure.subplots(1, 2)
     both = ((predicted, "Predicted from H&E"), (measured, "Measured RNA"))
     for axes, (values, name) in zip(panels, both, strict=True):
@@ -97,17 +81,6 @@ def tissue_map(
     bar.set_label(label, fontsize=11)
     figure.suptitle(title, fontsize=14)
     return figure
-
-
-def save(figure: Figure, path: Path, *, overwrite: bool = True) -> None:
-    """Write a figure as PNG, whole or not at all.
-
-    Raises:
-        OutputError: the file exists and `overwrite` is false, or it cannot be written.
-    """
-    with atomic_path(path, overwrite=overwrite) as temporary:
-        # Without the software's version in it, the same figure is the same file.
-        figure.savefig(temporary, format="png", metadata={"Software": None})
 
 
 def _pale(path: Path) -> Any:

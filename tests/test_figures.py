@@ -4,12 +4,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
-pytest.importorskip("matplotlib")
-Image = pytest.importorskip("PIL.Image")
-
-from molquery import plots  # noqa: E402
-from molquery.errors import FileFormatError, InputError, NotReadyError, OutputError  # noqa: E402
+from molquery.errors import FileFormatError, InputError, OutputError
+from molquery.figures import style
+from molquery.figures.tissue import tissue_map
 
 
 @pytest.fixture
@@ -25,7 +24,7 @@ def spots(n: int = 5):
 
 
 def draw(image: Path, x, y, predicted, measured):
-    return plots.tissue_map(
+    return tissue_map(
         image, x, y, predicted, measured, title="r = 0.12", label="score",
         um_per_pixel=4.0, pitch_um=200.0,
     )  # fmt: skip
@@ -45,13 +44,13 @@ def test_a_tissue_map_shows_both_scores_in_one_colour_scale(image, tmp_path):
     assert np.ptp(left.lines[0].get_xdata()) == pytest.approx(250)
 
     path = tmp_path / "map.png"
-    plots.save(figure, path)
+    style.save(figure, path)
     with Image.open(path) as saved:
         assert saved.format == "PNG"
-        assert saved.size == tuple(round(s * plots.DPI) for s in figure.get_size_inches())
+        assert saved.size == tuple(round(s * style.DPI) for s in figure.get_size_inches())
         assert np.asarray(saved.convert("L")).std() > 10
     with pytest.raises(OutputError, match="exists already"):
-        plots.save(figure, path, overwrite=False)
+        style.save(figure, path, overwrite=False)
 
 
 def test_missing_scores_leave_their_spots_out(image):
@@ -62,7 +61,7 @@ def test_missing_scores_leave_their_spots_out(image):
     assert len(figure.axes[1].collections[0].get_offsets()) == 25
 
 
-def test_what_cannot_be_drawn_is_an_error(image, tmp_path, monkeypatch):
+def test_what_cannot_be_drawn_is_an_error(image, tmp_path):
     x, y, predicted, measured = spots()
     with pytest.raises(InputError, match="one position and two scores"):
         draw(image, x, y, predicted[1:], measured)
@@ -72,6 +71,14 @@ def test_what_cannot_be_drawn_is_an_error(image, tmp_path, monkeypatch):
     damaged.write_text("text")
     with pytest.raises(FileFormatError, match="cannot be read as an image"):
         draw(damaged, x, y, predicted, measured)
-    monkeypatch.setattr(plots, "available", lambda: False)
-    with pytest.raises(NotReadyError, match=r"molquery\[plots\]"):
-        draw(image, x, y, predicted, measured)
+
+
+def test_the_same_figure_is_the_same_file_in_every_format(image, tmp_path):
+    for kind in style.FORMATS:
+        paths = [tmp_path / f"{n}.{kind}" for n in (1, 2)]
+        for path in paths:
+            style.save(draw(image, *spots()), path)
+        assert paths[0].read_bytes() == paths[1].read_bytes(), kind
+    assert style.svg(draw(image, *spots())).startswith("<svg")
+    with pytest.raises(InputError, match="not a name for a figure"):
+        style.save(draw(image, *spots()), tmp_path / "map.gif")
