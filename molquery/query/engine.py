@@ -52,9 +52,8 @@ class Engine:
         self.notices: list[str] = []
         if hold_out := facts.get("hold_out"):
             self.notices.append(
-                f"this space holds out {hold_out['rule']}: none of the RNA of its "
-                f"{len(hold_out['groups'])} patients is used (molquery adapt, or align without "
-                "--hold-out)"
+                f"the RNA of {hold_out['quality']['n_patients']} patients is held out of this "
+                f"space and not used ({hold_out['rule']})"
             )
         self._views: dict[str, list[methods.View]] = {}
         #: What searches on this snapshot have computed already (see `molquery.query.search`).
