@@ -6,7 +6,7 @@ from start to end, however the database changes meanwhile.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -16,8 +16,9 @@ import numpy as np
 from molquery import __version__, schema
 from molquery.database import Database, list_to_matrix
 from molquery.errors import ColumnError, DatabaseError, InputError, OutputError, some
-from molquery.evaluate.held_out import HeldOutPairs, predictabilities
-from molquery.predict import COHORT_SCHEME, PATIENT_SCHEME, Operator
+from molquery.evaluate.held_out import HeldOutPairs, describe
+from molquery.genesets.scoring import GeneSet
+from molquery.predict import COHORT_SCHEME, PATIENT_SCHEME, SITE_SCHEME, Operator
 from molquery.query import calibrate, methods, prepared
 from molquery.query.prepared import Prepared
 from molquery.records import Predictability, Provenance
@@ -149,6 +150,24 @@ class Engine:
         uncertain (`molquery.predict`)."""
         return np.asarray(self.operator.soft_share == 0)
 
+    def domain(self, rows: Ints) -> list[str]:
+        """'in' or 'out': whether each slide is like those that the model has learned from."""
+        return ["out" if out else "in" for out in self.out_of_domain[rows]]
+
+    def domain_notes(self, rows: Bools) -> list[str]:
+        """A note for every cohort in which far more slides are out of domain than chance allows."""
+        notes = []
+        for cohort in np.unique(self.cohorts[rows]):
+            mine = rows & (self.cohorts == cohort)
+            out = int((mine & self.out_of_domain).sum())
+            if out >= 5 and out > 5 * calibrate.FALSE_ALARM * mine.sum():
+                notes.append(
+                    f"{out} of {int(mine.sum())} slides of {cohort or 'no cohort'} are unlike "
+                    "those that the model has learned from (of ordinary slides about "
+                    f"{calibrate.FALSE_ALARM:.0%}): domain 'out', trust their scores less"
+                )
+        return notes
+
     def basis(self, rows: Ints) -> list[str]:
         """What each slide's score rests on: see `molquery.query.search.COLUMNS`."""
         seen = np.where(self.held_out[rows], "held-out", "projected")
@@ -162,7 +181,12 @@ class Engine:
         return calibrate.outlying(distance, held, self.cohorts, self.groups)
 
     def intervals(
-        self, predicted: Float, measured: Float, level: float = calibrate.LEVEL
+        self,
+        predicted: Float,
+        measured: Float,
+        level: float = calibrate.LEVEL,
+        *,
+        method: str = methods.DEFAULT_METHOD,
     ) -> tuple[Float, Float]:
         """Prediction intervals of one signature's slide scores: low and high, each (n_slides,).
 
@@ -173,8 +197,10 @@ class Engine:
         predicted by the rest. NaN where neither can be measured.
 
         Args:
-            predicted: (n_slides,) scores of `predict`.
+            predicted: (n_slides,) scores by the method.
             measured: (n_reference,) scores of the same signature in the reference.
+            method: what predicted. Cohorts left out are predicted by the ridge, as `blend` does; by
+                another method a cohort without enough patients has no interval.
 
         Raises:
             InputError: `level` is not between 0 and 1.
@@ -187,7 +213,7 @@ class Engine:
         errors = np.abs(truth - predicted[slide])
         bounds = calibrate.cohort_bounds(errors, cohorts, groups, level)
         elsewhere = np.nan
-        if COHORT_SCHEME in self.operators:
+        if COHORT_SCHEME in self.operators and method in ("blend", "ridge"):
             left_out = self.operators[COHORT_SCHEME].apply(measured[:, None])[:, 0]
             errors = np.abs(truth - left_out[slide])
             worst = calibrate.cohort_bounds(errors, cohorts, groups, level).values()
@@ -197,6 +223,17 @@ class Engine:
         half[~np.isfinite(half)] = np.nan
         return predicted - half, predicted + half
 
+    def interval_note(self, low: Float) -> list[str]:
+        """A note when some of the lower ends (n,) are missing, else nothing."""
+        lacking = int(np.isnan(low).sum())
+        if not lacking:
+            return []
+        return [
+            f"no interval for {lacking} slides: their cohort has RNA of fewer than "
+            f"{calibrate.MIN_PATIENTS} held-out patients, and how far predictions carry over "
+            "between cohorts cannot be measured here"
+        ]
+
     def unseen_note(self, rows: Bools) -> list[str]:
         """A warning when slides of unseen cohorts are among those ranked, else nothing."""
         mine = rows & self.unseen
@@ -205,7 +242,8 @@ class Engine:
         named = some(np.unique(self.cohorts[mine]).tolist())
         return [
             f"{int(mine.sum())} slides are of cohorts without any RNA ({named}): trust their order "
-            "within the cohort, not their level against other cohorts"
+            "within the cohort, not their level against other cohorts; their interval is as wide "
+            "as any cohort needs when it is left out"
         ]
 
     @cached_property
@@ -232,9 +270,26 @@ class Engine:
         slide, profile = (np.array(side, dtype=np.int64) for side in zip(*both, strict=True))
         return HeldOutPairs.of(slide, profile, self.cohorts)
 
-    def predictability(self, scores: Float) -> Predictability:
-        """Held-out quality of one signature, with its place among the Hallmark sets."""
-        found = predictabilities(self.operators, self.pairs, scores[:, :1])[0]
+    def predictability(
+        self,
+        scores: Float,
+        *,
+        method: str = methods.DEFAULT_METHOD,
+        sets: Sequence[GeneSet] = (),
+    ) -> Predictability:
+        """Held-out quality of one signature, with its place among the Hallmark sets.
+
+        Args:
+            scores: (n_reference, 1) its measured scores.
+            method: what predicts it; the place is among Hallmark sets predicted by the default.
+            sets: the signature as positions and weights, for methods that need them.
+        """
+        schemes = [s for s in (PATIENT_SCHEME, SITE_SCHEME) if s in self.operators]
+        predicted = {
+            scheme: self.pairs.average(methods.predict(self, method, scores[:, :1], sets, scheme))
+            for scheme in schemes
+        }
+        found = describe(predicted, self.pairs, scores[:, :1])[0]
         # A Hallmark set must not come after itself, whose scores differ by rounding.
         bar = prepared.standing(found) + 1e-6
         better = sum(prepared.standing(other) > bar for other in self.spectrum.values())
