@@ -408,6 +408,44 @@ def paired_units(
     return x, cohorts, unit_of
 
 
+@dataclass(frozen=True, slots=True)
+class RidgeTerms:
+    """The ridge's prediction of one slide, level + sum_f values_f slopes_f, term by term.
+
+    Attributes:
+        values: (d,) the slide's features as the ridge sees them: standardised, less the mean of
+            the paired units.
+        slopes: (d,) of the predicted score along each.
+        level: what is predicted where all values are 0.
+    """
+
+    values: Float
+    slopes: Float
+    level: float
+
+
+def ridge_terms(
+    space: SharedSpace, slides: Rows, profiles: Rows, row: int, scores: Float
+) -> RidgeTerms:
+    """The terms behind the second part of the formula for one slide, folds by patient.
+
+    Args:
+        row: position of the slide.
+        scores: (n_reference,) measured scores of a signature.
+    """
+    only = np.zeros(len(slides.vectors), dtype=bool)
+    only[row] = True
+    (case,) = cases(space, PATIENT_SCHEME, slides, profiles, only)
+    if len(case.trained) == 0:
+        nothing = np.zeros(slides.vectors.shape[1])
+        return RidgeTerms(nothing, nothing, 0.0)
+    ridge = _ridge(case.standard[case.trained], slides, case.trained, profiles, case.known)
+    weights = ridge.solver(str(slides.cohorts[row])).astype(np.float64) @ scores
+    values = (case.standard[row] - ridge.centre).astype(np.float64)
+    slopes = ridge.directions.astype(np.float64) @ weights[:-1]
+    return RidgeTerms(values, slopes, float(weights[-1]))
+
+
 def read_rows(database: Database, space: SharedSpace) -> tuple[Rows, Rows]:
     """Slides and profiles of a database as prediction needs them."""
     pair_on, split_on = space.facts["settings"]["pair_on"], space.facts["split_on"]
