@@ -1,5 +1,9 @@
 """Alignment: heads against torch and scipy, folds that have not seen what they are tested on."""
 
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,11 +11,12 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from conftest import tree_hash
 from scipy import linalg, stats
 from torch.nn import functional
 
 from molquery import predict, synth
-from molquery.align import infonce
+from molquery.align import infonce, train
 from molquery.align.cca import CCA, fit_cca
 from molquery.align.infonce import InfoNCE, _head, _mlp, fit_infonce
 from molquery.align.inputs import fit_slide_input
@@ -26,6 +31,7 @@ from molquery.ingest import ingest_profiles, ingest_slides
 from molquery.predict import PATIENT_SCHEME, SITE_SCHEME
 from molquery.query.engine import Engine
 from molquery.readers import Options
+from molquery.resume import models_directory
 from molquery.schema import PROFILES, SLIDES, shared_column
 from molquery.space import (
     Head,
@@ -307,6 +313,100 @@ def test_auto_takes_the_method_that_its_inner_split_prefers(
     assert set(report.comparison) == {"cca", "infonce"}
     assert report.space.facts["method"] == best
     assert {"choosing the method", "fitting folds", "projecting"} <= set(told)
+
+
+# Interrupted and resumed -------------------------------------------------------------------------
+
+KILLED = """
+import os, signal, sys
+from molquery import resume
+from molquery.align.train import AlignSettings, align
+from molquery.database import Database
+put, kept = resume.FittedModels.put, []
+def last_words(self, model, *key):
+    put(self, model, *key)
+    kept.append(key)
+    if len(kept) == 4:
+        os.kill(os.getpid(), signal.SIGKILL)
+resume.FittedModels.put = last_words
+align(Database.open(sys.argv[1]), AlignSettings(method="cca"))
+"""
+
+
+def test_a_killed_alignment_goes_on_where_it_was(
+    aligned: Path, ingested_copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    before = tree_hash(ingested_copy)
+    words = [sys.executable, "-c", KILLED, str(ingested_copy)]
+    assert subprocess.run(words, capture_output=True).returncode == -signal.SIGKILL
+    assert tree_hash(ingested_copy) == before
+    directory = models_directory(ingested_copy)
+    kept = sorted(f for f in directory.iterdir() if not f.name.startswith("."))
+    assert len(kept) >= 4
+    kept[0].write_bytes(kept[0].read_bytes()[:-9])  # a damaged file is as none
+    (directory / ".half-written").write_bytes(b"x")
+
+    fitted: list[str] = []
+    fit = train.fit_model
+    monkeypatch.setattr(
+        train, "fit_model", lambda *a, **k: fitted.append(str(a[1])) or fit(*a, **k)
+    )
+    report = align(Database.open(ingested_copy), AlignSettings(method="cca"))
+    assert len(fitted) == 11 - (len(kept) - 1)
+    assert any(f"{len(kept) - 1} of 11 models" in note for note in report.notes)
+    assert report.space.space_id == need_space(Database.open(aligned)).space_id
+    assert not directory.exists(), "nothing is left behind"
+
+
+def test_models_of_other_pairs_or_settings_are_not_taken_up(
+    ingested_copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database = Database.open(ingested_copy)
+    save = train.save_space
+
+    def fail(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(train, "save_space", fail)  # every model is fitted, nothing is stored
+    with pytest.raises(KeyboardInterrupt):
+        align(database, AlignSettings(method="cca"))
+    monkeypatch.setattr(train, "save_space", save)
+    assert len(list(models_directory(ingested_copy).iterdir())) == 11
+    other = align(database, AlignSettings(method="cca", seed=1))
+    assert not any("interrupted" in note for note in other.notes)
+
+
+def test_a_gpu_that_is_not_there_is_said(
+    ingested: Path, monkeypatch: pytest.MonkeyPatch, unchanged: Callable[[Path], None]
+) -> None:
+    unchanged(ingested)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(InputError, match="torch finds no GPU"):
+        align(Database.open(ingested), AlignSettings(method="cca"), device="gpu")
+    with pytest.raises(InputError, match="not a device"):
+        align(Database.open(ingested), AlignSettings(method="cca"), device="tpu")
+
+
+@pytest.mark.parametrize(("device", "there", "expected"), [
+    ("auto", True, "cuda"), ("gpu", True, "cuda"), ("cpu", True, "cpu"), ("auto", False, "cpu"),
+])  # fmt: skip
+def test_contrastive_heads_are_trained_where_they_should_be(
+    monkeypatch: pytest.MonkeyPatch, device: str, there: bool, expected: str
+) -> None:
+    asked: list[str] = []
+
+    def place(name: str) -> torch.device:
+        asked.append(name)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: there)
+    monkeypatch.setattr(torch, "device", place)
+    values = np.zeros((4, 2), np.float32)
+    groups = np.arange(4)
+    with pytest.raises(KeyboardInterrupt):
+        fit_infonce(values, values, groups, groups[:1], InfoNCE(), seed=0, device=device)
+    assert asked == [expected]
 
 
 # What cannot be aligned --------------------------------------------------------------------------
