@@ -46,9 +46,7 @@ def held_out_copy(held_out: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def never_measured(
-    files: synth.Files, tmp_path_factory: pytest.TempPathFactory
-) -> Database:
+def never_measured(files: synth.Files, tmp_path_factory: pytest.TempPathFactory) -> Database:
     """The same archive without any RNA of that cohort."""
     place = tmp_path_factory.mktemp("never")
     table = parquet.read_table(files.profiles)

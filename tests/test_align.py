@@ -414,8 +414,12 @@ def test_contrastive_heads_are_trained_where_they_should_be(
 
 def few(tmp_path: Path, patients: int) -> Database:
     toy = synth.Toy(patients=patients, slides_only=0, profiles_only=0, several=0, sites=2)
-    files = synth.write_files(synth.make(toy), tmp_path / "few")
-    database = Database.create(tmp_path / "few.mq")
+    return from_archive(synth.make(toy), tmp_path / "few")
+
+
+def from_archive(archive: synth.Archive, place: Path) -> Database:
+    files = synth.write_files(archive, place)
+    database = Database.create(place / "toy.mq")
     ingest_slides(database, [files.slides], options=Options(), encoder="toy")
     ingest_profiles(database, [files.profiles], options=Options(genes_in="columns"), scale="log2")
     return database
@@ -433,6 +437,27 @@ def test_thirty_pairs_on_two_sites_are_enough_without_site_folds(tmp_path: Path)
     assert {fold.scheme for fold in report.space.folds} == {PATIENT_SCHEME}
     assert any("no folds by site" in note for note in report.notes)
     assert SITE_SCHEME not in Engine(database).operators
+
+
+@pytest.mark.parametrize(
+    ("side", "noun"), [("embeddings", "slide values"), ("expression", "genes")]
+)
+def test_a_side_that_does_not_vary_is_refused(tmp_path: Path, side: str, noun: str) -> None:
+    archive = synth.make(synth.Toy(patients=50, slides_only=0, profiles_only=0))
+    constant = np.full_like(getattr(archive, side), 7)
+    database = from_archive(replace(archive, **{side: constant}), tmp_path / "constant")
+    with pytest.raises(SpaceError, match=f"{noun} are constant") as caught:
+        align(database, AlignSettings(method="cca"))
+    assert "nothing to learn" in str(caught.value)
+    assert current_space(database) is None
+    constant[:, :9] = getattr(archive, side)[:, :9]
+    report = align(
+        from_archive(replace(archive, **{side: constant}), tmp_path / "nearly"),
+        AlignSettings(method="cca"),
+    )
+    lost = constant.shape[1] - 9
+    assert f"{lost} of {lost + 9} {noun} are constant or missing in every pair" in report.notes
+    assert not np.isnan(report.space.final.anchors).any()
 
 
 def test_wrong_settings_are_refused(ingested_copy: Path) -> None:

@@ -18,7 +18,7 @@ from molquery import index, predict
 from molquery.align.cca import CCA, fit_cca
 from molquery.align.inputs import fit_profile_input, fit_slide_input
 from molquery.align.left_out import describe_left_out
-from molquery.align.pairs import Pairs, groups_where, load_pairs
+from molquery.align.pairs import Pairs, constant_columns, groups_where, load_pairs
 from molquery.database import Database
 from molquery.errors import InputError
 from molquery.evaluate import metrics
@@ -131,7 +131,7 @@ def learn(
     """As `align`, from pairs that were chosen already; `facts` are stored beside its own."""
     tell = progress or (lambda stage, done, total, text: None)
     kind = database.facts(SLIDES)["kind"]
-    notes: list[str] = []
+    notes = constant_columns(pairs)
     with fitting(database.path, _state(pairs, kind, settings.seed, device)) as kept:
 
         def fit(held: Collection[str], method: str) -> Model:
@@ -362,8 +362,10 @@ def _plan_folds(pairs: Pairs, seed: int, notes: list[str]) -> list[tuple[str, se
     if all(sites) and len(known) >= N_FOLDS:
         held = _scheme(SITE_SCHEME, sites, groups.tolist(), cohorts, seed)
         return plan + [(scheme, fold | _others_of_sites(pairs, fold)) for scheme, fold in held]
-    some_known = f"{len(known)} sites are known, and not of every pair"
-    notes.append(f"no folds by site: {some_known if known else 'the slides name no site'}")
+    why = "the slides name no site" if not known else f"{len(known)} sites are known"
+    if known:
+        why += ", and not of every pair" if not all(sites) else f"; folds need {N_FOLDS}"
+    notes.append(f"no folds by site: {why}")
     return plan
 
 
