@@ -32,7 +32,7 @@ from molquery.space import (
     Model,
     SharedSpace,
     manifest_entry,
-    remove_replaced,
+    project_tables,
     save_space,
 )
 from molquery.threads import parallel
@@ -96,7 +96,7 @@ def align(
             f"{settings.method} is not an alignment method", hint=f"auto, {', '.join(METHODS)}"
         )
     tell = progress or (lambda stage, done, total, text: None)
-    pairs = load_pairs(database, pair_on=settings.pair_on, split_on=settings.split_on)
+    pairs = load_pairs(database.pinned(), pair_on=settings.pair_on, split_on=settings.split_on)
     kind = database.facts(SLIDES)["kind"]
     notes: list[str] = []
     comparison: dict[str, dict[str, float]] = {}
@@ -134,28 +134,26 @@ def align(
         "retrieval": held_out_retrieval(pairs, folds),
     }
     tell("projecting", 0, 2, "slides and profiles")
-    space = save_space(database, name, facts, final, folds)
-    _activate(database, space, pairs, tell)
+    with database.writing("align"):
+        space = save_space(database, name, facts, final, folds)
+        _activate(database, space)
+    tell("projecting", 2, 2, "done")
     if comparison:
         notes.append(f"{method} was chosen on an inner split by {settings.split_on}")
-    return AlignReport(
-        space, len(pairs.slides.ids), len(pairs.profiles.ids), comparison, tuple(notes)
-    )
+    n_slides, n_profiles = database.count(SLIDES), database.count(PROFILES)
+    return AlignReport(space, n_slides, n_profiles, comparison, tuple(notes))
 
 
-def _activate(database: Database, space: SharedSpace, pairs: Pairs, tell: Progress) -> None:
-    """Store the projections, then name the space in the manifest."""
-    column = shared_column(space.space_id)
-    cohorts = pairs.slides.cohorts.tolist()
-    database.set_vectors(SLIDES, column, space.project_slides(pairs.slides.vectors, cohorts))
-    tell("projecting", 1, 2, "profiles")
-    database.set_vectors(PROFILES, column, space.project_profiles(pairs.profiles.vectors))
+def _activate(database: Database, space: SharedSpace) -> None:
+    """Store the projections and name the space in the manifest.
+
+    The rows are read anew: others may have come since the pairs were read.
+    """
+    project_tables(database, space)
     entry = manifest_entry(database, space)
     database.update_manifest(lambda manifest: manifest["spaces"].update({space.name: entry}))
-    database.drop_shared(keep=column)
+    database.drop_shared(keep=shared_column(space.space_id))
     index.remove_stale(database, {space.space_id})
-    remove_replaced(database, space)
-    tell("projecting", 2, 2, "done")
 
 
 def fit_model(

@@ -53,6 +53,7 @@ def export_database(
     except OSError as error:
         raise OutputError(f"cannot make {folder}", found=error.strerror) from error
     written: list[Path] = []
+    database = database.pinned()
     for spec in schema.TABLES.values():
         if not database.has(spec):
             continue
@@ -84,10 +85,10 @@ def export_database(
 
 def _table(database: Database, spec: TableSpec) -> pa.Table:
     """Every row in key order: key, metadata, own vector, and the shared vector as `shared`."""
-    dataset = database.dataset(spec)
-    shared = [c for c in dataset.schema.names if c.startswith(schema.SHARED_PREFIX)][-1:]
-    names = [c for c in dataset.schema.names if not schema.is_internal(c)]
-    table = database.read(spec, [*names, spec.vector, *shared], dataset=dataset)
+    every = database.dataset(spec).schema.names
+    shared = [c for c in every if c.startswith(schema.SHARED_PREFIX)][-1:]
+    names = [c for c in every if not schema.is_internal(c)]
+    table = database.read(spec, [*names, spec.vector, *shared])
     return table.rename_columns([*names, spec.vector, *([SHARED] if shared else [])])
 
 

@@ -35,10 +35,12 @@ class Engine:
     """
 
     def __init__(self, database: Database) -> None:
+        database = database.pinned()
         facts = space_facts(database)
         if facts is None:
             raise not_aligned(database)
         self.database = database
+        self.version = int(database.manifest()["version"])
         self.facts: dict[str, Any] = facts
         self.space_id = str(database.manifest()["spaces"][DEFAULT_SPACE]["space_id"])
         self.versions = {spec.name: database.version(spec) for spec in (SLIDES, PROFILES)}
@@ -57,19 +59,9 @@ class Engine:
         pair_on = self.facts["settings"]["pair_on"]
         return list(dict.fromkeys([SLIDES.key, schema.PATIENT, schema.COHORT, pair_on]))
 
-    @cached_property
-    def _slides(self) -> Any:
-        return self.database.dataset(SLIDES, self.versions[SLIDES.name])
-
-    @cached_property
-    def _profiles(self) -> Any:
-        return self.database.dataset(PROFILES, self.versions[PROFILES.name])
-
     def is_current(self) -> bool:
         """True while the database is in the state of this snapshot."""
-        space = self.database.manifest()["spaces"].get(DEFAULT_SPACE, {})
-        now = {spec.name: self.database.version(spec) for spec in (SLIDES, PROFILES)}
-        return space.get("space_id") == self.space_id and now == self.versions
+        return self.database.is_current()
 
     @cached_property
     def reference(self) -> Reference:
@@ -156,7 +148,7 @@ class Engine:
         if pair_on == schema.PATIENT:
             keys = self.reference.patients
         else:
-            table = self.database.read(PROFILES, [pair_on], dataset=self._profiles)
+            table = self.database.read(PROFILES, [pair_on])
             keys = as_text(table[pair_on])
         rows_of: dict[str, list[int]] = {}
         for j, key in enumerate(keys):
@@ -210,14 +202,14 @@ class Engine:
         held = self.database.metadata_columns(SLIDES)
         if name not in held:
             raise ColumnError(f"slides have no column {name}", found=some(held, 30))
-        table = self.database.read(SLIDES, [name], dataset=self._slides)
+        table = self.database.read(SLIDES, [name])
         return as_text(table[name])
 
     def slides_where(self, where: str | None) -> Bools:
         """(n_slides,) mask of the slides that satisfy a SQL filter over the metadata."""
         if where is None:
             return np.ones(len(self.slide_ids), dtype=bool)
-        table = self.database.read(SLIDES, [SLIDES.key], where=where, dataset=self._slides)
+        table = self.database.read(SLIDES, [SLIDES.key], where=where)
         return np.isin(self.slide_ids, as_text(table[SLIDES.key]))
 
     def provenance(self, method: str, parameters: dict[str, Any], **more: Any) -> Provenance:
