@@ -14,9 +14,10 @@ writes) makes derived files look stale, never fresh.
 from __future__ import annotations
 
 import difflib
+import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -310,10 +311,12 @@ class Database:
     # Writing -----------------------------------------------------------------------------------
 
     def upsert(self, spec: TableSpec, rows: pa.Table, facts: Mapping[str, Any]) -> UpsertCounts:
-        """Insert new rows and update those whose content hash differs, in one commit.
+        """Insert new rows and update those whose content differs, in one commit.
 
-        `rows` holds the spec's own columns, unique keys, and any metadata columns. The first
-        upsert fixes `facts`; the caller has checked that later ones agree.
+        `rows` holds the spec's own columns, unique keys, and any metadata columns. A row is left
+        alone when its content hash is the one held, or when its vector and every metadata value
+        that it brings are. The first upsert fixes `facts`; the caller has checked that later ones
+        agree.
         """
         hashes = dict(
             zip(
@@ -332,7 +335,9 @@ class Database:
             held = self.read(spec, [spec.key, schema.CONTENT_HASH]).to_pydict()
             old = dict(zip(held[spec.key], held[schema.CONTENT_HASH], strict=True))
             new = [k not in old for k in hashes]
-            changed = [k in old and old[k] != h for k, h in hashes.items()]
+            differ = {k for k, h in hashes.items() if k in old and old[k] != h}
+            differ -= self._same(spec, rows, {k for k in differ if _same_vector(old[k], hashes[k])})
+            changed = [k in differ for k in hashes]
             mask = np.array(new) | np.array(changed)
             if mask.any():
                 columns = self._with_missing_columns(spec, rows.filter(pa.array(mask)))
@@ -341,6 +346,26 @@ class Database:
                 merge.when_not_matched_insert_all().execute(columns)
                 self._record_version(spec, vectors_changed=True)
             return UpsertCounts(sum(new), sum(changed), len(hashes) - int(mask.sum()))
+
+    def _same(self, spec: TableSpec, rows: pa.Table, keys: Set[str]) -> set[str]:
+        """Those of `keys` whose metadata in `rows` are what the table holds already."""
+        if not keys:
+            return set()
+        dataset = self.dataset(spec)
+        names = [c for c in rows.schema.names if not schema.is_internal(c)]
+        known = [c for c in names if c in dataset.schema.names]
+        held = self.read(spec, known, dataset=dataset)
+        at = {key: i for i, key in enumerate(held[spec.key].to_pylist())}
+        rows = rows.filter(pa.array([k in keys for k in rows[spec.key].to_pylist()]))
+        ours = {c: held[c].to_pylist() for c in known}
+        cast = cast_like(rows.select(known), dataset.schema)
+        theirs = {c: (cast if c in known else rows)[c].to_pylist() for c in names}
+        there = [(i, key, at[key]) for i, key in enumerate(theirs[spec.key])]
+        return {
+            key
+            for i, key, j in there
+            if all(_equal(theirs[c][i], ours[c][j] if c in ours else None) for c in names)
+        }
 
     def _create_table(self, spec: TableSpec, rows: pa.Table, facts: Mapping[str, Any]) -> None:
         """Make a table from its first rows. It counts as there once the manifest names it."""
@@ -429,6 +454,21 @@ class Database:
                 entry["vectors_version"] = version
 
         self.update_manifest(change)
+
+
+def content_hash(vector: bytes, metadata: bytes) -> str:
+    """The hash of a row's content: 32 hexadecimal digits of its vector, 32 of its metadata."""
+    return "".join(hashlib.blake2b(part, digest_size=16).hexdigest() for part in (vector, metadata))
+
+
+def _same_vector(one: str, other: str) -> bool:
+    return one[:32] == other[:32]
+
+
+def _equal(one: Any, other: Any) -> bool:
+    """Whether two metadata values are the same; a NaN and a null are both missing."""
+    missing = [v is None or v != v for v in (one, other)]
+    return all(missing) or bool(one == other)
 
 
 def list_to_matrix(column: pa.ChunkedArray) -> Matrix:

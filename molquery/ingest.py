@@ -7,7 +7,6 @@ twice changes nothing.
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import replace
@@ -21,7 +20,7 @@ import pyarrow as pa
 from molquery import genes, readers, scales, schema
 from molquery import keys as keyed
 from molquery.barcodes import patient_of, site_of
-from molquery.database import Database, list_to_matrix, matrix_to_list
+from molquery.database import Database, content_hash, list_to_matrix, matrix_to_list
 from molquery.encoders import FEATURES_KIND, encoder_kind
 from molquery.errors import (
     ColumnError,
@@ -615,7 +614,7 @@ def _hashes(told: pa.Table, vectors: Matrix) -> list[str]:
     columns = [told[name].to_pylist() for name in told.schema.names]
     names = repr(told.schema.names).encode()
     return [
-        hashlib.blake2b(names + repr(row).encode() + vector.tobytes(), digest_size=16).hexdigest()
+        content_hash(vector.tobytes(), names + repr(row).encode())
         for row, vector in zip(zip(*columns, strict=True), vectors, strict=True)
     ]
 
