@@ -5,6 +5,7 @@ Only the parts that are asked for are read, not the whole object; anndata loads 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from molquery.errors import ColumnError, FileFormatError, some
 from molquery.readers import columns, hdf5, orientation
 from molquery.readers.base import Input, Options, Profiles, Reader, Slides
 from molquery.readers.exported import SCALE
-from molquery.readers.guard import reading
+from molquery.readers.guard import memory, reading
 from molquery.readers.profile_table import finish
 from molquery.vectors import Matrix
 
@@ -47,9 +48,10 @@ def load_slides(path: Path, options: Options) -> Slides:
         FileFormatError: the file is damaged.
     """
     with hdf5.open_file(path) as file:
-        key = _vector_key(file, path, options)
-        vectors = _matrix(_element(file, "X" if key == "X" else f"obsm/{key}", path), key, path)
         obs = _element(file, "obs", path)
+        key = _vector_key(file, path, options)
+        place = "X" if key == "X" else f"obsm/{key}"
+        vectors = _matrix(_element(file, place, path), path, place, (len(obs), None))
         encoder = _encoder(file, path)
     ids, metadata = _ids_and_metadata(obs, path, options, columns.SLIDE_IDS)
     return Slides(ids, vectors, encoder, metadata, {}, str(path))
@@ -70,8 +72,8 @@ def load_profiles(path: Path, options: Options) -> Profiles:
                 found="layers: " + (some(file.get("layers", ())) or "none"),
                 hint="name a layer with --layer",
             )
-        values = _matrix(_element(file, key, path), key, path)
         obs, var = _element(file, "obs", path), _element(file, "var", path)
+        values = _matrix(_element(file, key, path), path, key, (len(obs), len(var)))
         scale = _scale(file, path)
     if options.genes_in == orientation.ROWS:
         raise _transposed(path)
@@ -98,7 +100,7 @@ def _element(file: Any, key: str, path: Path) -> Any:
     from anndata.io import read_elem
 
     with reading(path, "an AnnData file"):
-        return read_elem(file[key])
+        return read_elem(hdf5.checked_group(path, file[key]))
 
 
 def _has_values(item: Any) -> bool:
@@ -135,19 +137,30 @@ def _width(item: Any) -> int:
     return int(shape[1]) if len(shape) > 1 else 0
 
 
-def _matrix(element: Any, key: str, path: Path) -> Matrix:
-    """An array, a sparse matrix or a data frame as (n, d) float32, C-contiguous."""
-    if hasattr(element, "toarray"):
-        element = element.astype(np.float32).toarray()
-    elif hasattr(element, "to_numpy"):
-        element = element.to_numpy()
-    try:
-        values = np.ascontiguousarray(element, dtype=np.float32)
-    except (TypeError, ValueError) as error:
-        raise ColumnError(f"{key} of {path} does not hold numbers") from error
-    if values.ndim != 2:
-        raise ColumnError(f"{key} of {path} is not a matrix", found=f"shape {values.shape}")
-    return values
+def _matrix(element: Any, path: Path, key: str, wanted: tuple[int, int | None]) -> Matrix:
+    """An array, a sparse matrix or a data frame as (n, d) float32, C-contiguous.
+
+    `wanted` is its shape by obs and var; only a sparse matrix can claim to be larger than it is.
+    """
+    shape = tuple(getattr(element, "shape", ()))
+    if len(shape) != 2 or any(w not in (None, n) for n, w in zip(shape, wanted, strict=True)):
+        rows, columns = (n if n is not None else "any" for n in wanted)
+        raise FileFormatError(
+            f"{key} of {path} does not fit its obs and var",
+            found=f"shape {shape}, where ({rows}, {columns}) is needed",
+        )
+    if math.prod(shape) * 4 > memory():
+        raise FileFormatError(
+            f"{key} of {path} does not fit in memory",
+            found=f"shape {shape}",
+            hint="one row a slide or a bulk sample is read: sum or average single cells first",
+        )
+    with reading(path, "an AnnData file"):
+        if hasattr(element, "toarray"):
+            element = element.astype(np.float32).toarray()
+        elif hasattr(element, "to_numpy"):
+            element = element.to_numpy()
+        return np.ascontiguousarray(element, dtype=np.float32)
 
 
 def _ids_and_metadata(

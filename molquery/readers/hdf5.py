@@ -88,15 +88,38 @@ def checked(path: Path, dataset: Any) -> Any:
     if dtype.kind not in "fiu":
         raise FileFormatError(f"the features of {path} are not numbers", found=str(dtype))
     if len(shape) == 3 and shape[0] != 1:
-        raise _impossible(path, shape, "(patches, dimensions) or (1, patches, dimensions) is read")
+        raise _impossible(path, dataset, "(patches, dimensions) or (1, patches, dimensions) is read")
     if shape[-1] > MAX_DIM:
-        raise _impossible(path, shape, f"vectors of up to {MAX_DIM} dimensions are read")
-    claimed = math.prod(shape) * dtype.itemsize
-    if claimed > MOST_COMPRESSION * path.stat().st_size:
-        raise _impossible(path, shape, "the file is too small for that: fetch or write it again")
-    if claimed and not _is_written(dataset, claimed):
-        raise _impossible(path, shape, "parts of it were never written: run the tool again")
+        raise _impossible(path, dataset, f"vectors of up to {MAX_DIM} dimensions are read")
+    _check_size(path, dataset)
     return dataset
+
+
+def checked_group(path: Path, item: Any, depth: int = 8) -> Any:
+    """The group or dataset, once every dataset in it has a size that the file can hold, and holds.
+
+    Raises:
+        FileFormatError: one claims more than there is, or groups lie too deep in one another.
+    """
+    if not hasattr(item, "keys"):
+        if item.shape is not None:
+            _check_size(path, item)
+        return item
+    if not depth:
+        raise FileFormatError(f"{path} cannot be read", found=f"groups as deep as {item.name}")
+    for name in item:
+        checked_group(path, item[name], depth - 1)
+    return item
+
+
+def _check_size(path: Path, dataset: Any) -> None:
+    claimed = math.prod(dataset.shape) * dataset.dtype.itemsize
+    if claimed > MOST_COMPRESSION * path.stat().st_size:
+        hint = "the file is too small for that: fetch or write it again"
+        raise _impossible(path, dataset, hint)
+    if claimed and not _is_written(dataset, claimed):
+        hint = "parts of it were never written: run the tool again"
+        raise _impossible(path, dataset, hint)
 
 
 def _is_written(dataset: Any, claimed: int) -> bool:
@@ -111,9 +134,10 @@ def _is_written(dataset: Any, claimed: int) -> bool:
     return bool(within and dataset.id.get_num_chunks() == chunks)
 
 
-def _impossible(path: Path, shape: tuple[int, ...], hint: str) -> FileFormatError:
+def _impossible(path: Path, dataset: Any, hint: str) -> FileFormatError:
+    name = printable(str(dataset.name)).removeprefix("/")
     return FileFormatError(
-        f"the features of {path} cannot be read", found=f"shape {shape}", hint=hint
+        f"{name} of {path} cannot be read", found=f"shape {dataset.shape}", hint=hint
     )
 
 
