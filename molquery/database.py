@@ -410,13 +410,24 @@ class Database:
             owners = {schema.PATIENT, schema.COHORT, schema.SITE} & set(values.schema.names)
             self._record_version(spec, vectors_changed=not in_sync or bool(owners))
 
-    def set_vectors(self, spec: TableSpec, column: str, vectors: Matrix) -> None:
-        """Store `vectors` (n, d), rows in key order, as a vector column of a table."""
+    def set_vectors(
+        self,
+        spec: TableSpec,
+        column: str,
+        vectors: Matrix,
+        *,
+        told: Mapping[str, str] | None = None,
+    ) -> None:
+        """Store `vectors` (n, d), rows in key order, as a vector column of a table.
+
+        `told` becomes the metadata of a new column.
+        """
         with self.writing():
             in_sync = self._in_sync(spec)
             dataset = self.dataset(spec)
             keys = self.read(spec, [spec.key], dataset=dataset)
-            values = keys.append_column(column, matrix_to_list(vectors))
+            field = pa.field(column, pa.list_(pa.float32(), vectors.shape[1]), metadata=told)
+            values = keys.append_column(field, matrix_to_list(vectors))
             if column in dataset.schema.names:
                 dataset.merge_insert(spec.key).when_matched_update_all().execute(values)
             else:

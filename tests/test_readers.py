@@ -449,7 +449,7 @@ def test_h5ad_that_claims_more_than_it_holds(tmp_path: Path) -> None:
             del file["X"]
             data = file.create_dataset("X", shape, np.float32, chunks=(1, 2))
             data.attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
-        with pytest.raises(FileFormatError, match=f"X of (?s:.*){says}"):
+        with pytest.raises(FileFormatError, match=rf"X of (?s:.*){says}"):
             read_profiles(path)
     for shape in ((2**40, len(GENES)), (len(IDS), 2**40)):
         with written(scipy.sparse.csr_matrix(VALUES)) as file:
@@ -459,7 +459,7 @@ def test_h5ad_that_claims_more_than_it_holds(tmp_path: Path) -> None:
     with written(VALUES) as file:  # a part of obs
         del file["obs/_index"]
         file["obs"].create_dataset("_index", (2**45,), h5py.string_dtype(), chunks=(1,))
-    with pytest.raises(FileFormatError, match="obs/_index of (?s:.*)too small"):
+    with pytest.raises(FileFormatError, match=r"obs/_index of (?s:.*)too small"):
         read_profiles(path)
     with written(VALUES) as file:
         file["X"].attrs["encoding-type"] = "dict"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import pyarrow as pa
 from molquery.errors import ColumnError, FileFormatError, some
 from molquery.readers import columns, hdf5, orientation
 from molquery.readers.base import Input, Options, Profiles, Reader, Slides
-from molquery.readers.exported import SCALE
+from molquery.readers.exported import RNA, RNA_VECTORS, SCALE
 from molquery.readers.guard import memory, reading
 from molquery.readers.profile_table import finish
 from molquery.vectors import Matrix
@@ -48,11 +49,11 @@ def load_slides(path: Path, options: Options) -> Slides:
         FileFormatError: the file is damaged.
     """
     with hdf5.open_file(path) as file:
-        obs = _element(file, "obs", path)
+        obs = _frame(file, "obs", path)
         key = _vector_key(file, path, options)
         place = "X" if key == "X" else f"obsm/{key}"
         vectors = _matrix(_element(file, place, path), path, place, (len(obs), None))
-        encoder = _encoder(file, path)
+        encoder = _told(file, "encoder", path)
     ids, metadata = _ids_and_metadata(obs, path, options, columns.SLIDE_IDS)
     return Slides(ids, vectors, encoder, metadata, {}, str(path))
 
@@ -72,9 +73,10 @@ def load_profiles(path: Path, options: Options) -> Profiles:
                 found="layers: " + (some(file.get("layers", ())) or "none"),
                 hint="name a layer with --layer",
             )
-        obs, var = _element(file, "obs", path), _element(file, "var", path)
+        obs, var = _frame(file, "obs", path), _frame(file, "var", path)
         values = _matrix(_element(file, key, path), path, key, (len(obs), len(var)))
-        scale = _scale(file, path)
+        scale = _told(file, SCALE, path)
+        embeddings, said = _embeddings(file, path, len(obs))
     if options.genes_in == orientation.ROWS:
         raise _transposed(path)
     genes, notes = _genes(var, path, options)
@@ -86,7 +88,8 @@ def load_profiles(path: Path, options: Options) -> Profiles:
         raise _transposed(path)
     wanted = (*columns.PROFILE_IDS, *columns.PATIENT_IDS)
     ids, metadata = _ids_and_metadata(obs, path, options, wanted)
-    return finish(ids, genes, values, metadata, notes, path, scale=scale)
+    got = finish(ids, genes, values, metadata, notes + said, path, scale=scale)
+    return replace(got, embeddings=embeddings)
 
 
 def _transposed(path: Path) -> FileFormatError:
@@ -94,6 +97,14 @@ def _transposed(path: Path) -> FileFormatError:
         f"the genes of {path} are in obs; profiles are read from obs and genes from var",
         hint="write the transposed object: adata.T.write_h5ad(...)",
     )
+
+
+def _frame(file: Any, key: str, path: Path) -> Any:
+    """obs or var."""
+    found = _element(file, key, path)
+    if not hasattr(found, "columns"):
+        raise FileFormatError(f"{key} of {path} is not a table", found=type(found).__name__)
+    return found
 
 
 def _element(file: Any, key: str, path: Path) -> Any:
@@ -109,8 +120,10 @@ def _has_values(item: Any) -> bool:
 
 
 def _vector_key(file: Any, path: Path, options: Options) -> str:
-    keys = list(file.get("obsm", ()))
-    there = "X" in file and _has_values(file["X"]) and _width(file["X"]) > 0
+    """The user's choice, else the one part that can hold vectors: X of genes holds expression."""
+    with reading(path, "an AnnData file"):
+        keys = list(file.get("obsm", ()))
+        there = "X" in file and _has_values(file["X"]) and _width(file["X"]) > 0
     all_keys = (["X"] if there else []) + keys
     if options.vector is not None:
         if options.vector in all_keys:
@@ -119,14 +132,17 @@ def _vector_key(file: Any, path: Path, options: Options) -> str:
             f"no vectors called {options.vector!r} in {path}", found=some(all_keys, 12) or "none"
         )
     fits = [key for key in all_keys if key not in DERIVED]
+    genes = there and orientation.holds_genes(_texts(_frame(file, "var", path).index))
+    if genes:
+        fits.remove("X")
     if len(fits) != 1:
         raise ColumnError(
-            f"several parts of {path} could hold the slide vectors"
-            if fits
-            else f"no slide vectors in {path}: X and obsm are empty",
+            f"several parts of {path} could hold the vectors" if fits
+            else f"no vectors in {path}: the columns of X are genes" if genes
+            else f"no vectors in {path}: X and obsm are empty",
             found=some(all_keys, 12) or None,
-            hint="choose one with --vector",
-        )
+            hint="choose one with --vector" if all_keys else None,
+        )  # fmt: skip
     return str(fits[0])
 
 
@@ -207,19 +223,27 @@ def _texts(values: Any) -> tuple[str, ...]:
     return tuple("" if value is None or value != value else str(value).strip() for value in values)
 
 
-def _scale(file: Any, path: Path) -> str | None:
-    """The scale that molquery itself wrote down in an export."""
-    if "uns" not in file or SCALE not in file["uns"]:
+def _told(file: Any, key: str, path: Path) -> str | None:
+    """A text of `uns`, where somebody wrote it down."""
+    if "uns" not in file or key not in file["uns"]:
         return None
-    return str(_element(file, f"uns/{SCALE}", path))
-
-
-def _encoder(file: Any, path: Path) -> str | None:
-    """`uns['encoder']`, where somebody wrote it down."""
-    if "uns" not in file or "encoder" not in file["uns"]:
-        return None
-    value = _element(file, "uns/encoder", path)
+    value = _element(file, f"uns/{key}", path)
     return str(value) if isinstance(value, str) and value else None
+
+
+def _embeddings(file: Any, path: Path, n: int) -> tuple[tuple[str, Matrix] | None, list[str]]:
+    """The RNA embeddings of an export, or a note on what may be some."""
+    keys = [key for key in file.get("obsm", ()) if key not in DERIVED]
+    encoder = _told(file, RNA, path)
+    if encoder and RNA_VECTORS in keys:
+        place = f"obsm/{RNA_VECTORS}"
+        return (encoder, _matrix(_element(file, place, path), path, place, (n, None))), []
+    if not keys:
+        return None, []
+    return None, [
+        f"obsm holds {some(keys)}, not read: embeddings of an RNA model are taken beside the "
+        f"expression with --encoder NAME --vector {keys[0]}"
+    ]
 
 
 SLIDES = Reader(

@@ -88,7 +88,9 @@ def checked(path: Path, dataset: Any) -> Any:
     if dtype.kind not in "fiu":
         raise FileFormatError(f"the features of {path} are not numbers", found=str(dtype))
     if len(shape) == 3 and shape[0] != 1:
-        raise _impossible(path, dataset, "(patches, dimensions) or (1, patches, dimensions) is read")
+        raise _impossible(
+            path, dataset, "(patches, dimensions) or (1, patches, dimensions) is read"
+        )
     if shape[-1] > MAX_DIM:
         raise _impossible(path, dataset, f"vectors of up to {MAX_DIM} dimensions are read")
     _check_size(path, dataset)

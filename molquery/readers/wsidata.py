@@ -16,12 +16,12 @@ import numpy as np
 
 from molquery.errors import ColumnError, FileFormatError, some
 from molquery.readers.base import Input, Options, Reader, Slides
+from molquery.readers.columns import FEWEST
 from molquery.readers.detect import ZARR, ZARR_2
 from molquery.readers.guard import reading
 from molquery.readers.hdf5 import MOST_COMPRESSION
 from molquery.readers.matrix import MAX_DIM, one_slide
 from molquery.readers.pooling import N_TILES, POOLING, mean_of_array, pooled
-from molquery.readers.slide_table import FEWEST_COLUMNS
 
 AGGREGATED = "uns/agg_ops/agg_slide"
 
@@ -50,11 +50,14 @@ def load(path: Path, options: Options) -> Slides:
 
     with reading(path, "a wsidata store"):
         tables: Any = zarr.open_group(path / "tables", mode="r")
-        there = {model_of(name): tables[name] for name in sorted(tables.group_keys())}
+        there: dict[str, Any] = {
+            model_of(name): tables[name] for name in sorted(tables.group_keys())
+        }
         whole = {m: t for m, t in there.items() if f"{AGGREGATED}/features" in t}
         tiled = {m: t for m, t in there.items() if m not in whole and _is_features(t)}
     named = options.vector or options.encoder
-    fits = {named: there[named]} if named in {**whole, **tiled} else whole or tiled
+    known = {**whole, **tiled}
+    fits = {named: known[named]} if named in known else whole or tiled
     if not fits:
         raise FileFormatError(
             f"no features in {path}",
@@ -66,7 +69,7 @@ def load(path: Path, options: Options) -> Slides:
         raise ColumnError(
             f"no features of {named} in {path}" if named
             else f"several models of {path} have features",
-            found=some({**whole, **tiled}), hint="choose one with --vector",
+            found=some(known), hint="choose one with --vector",
         )  # fmt: skip
     model, table = next(iter(fits.items()))
     with reading(path, "a wsidata store"):
@@ -80,9 +83,10 @@ def model_of(table: str) -> str:
 
 def _is_features(table: Any) -> bool:
     """True where X is a matrix of as many numbers a tile as a vector has."""
-    values = table["X"] if "X" in table else None
-    shape = getattr(values, "shape", ())
-    return len(shape) == 2 and shape[1] >= FEWEST_COLUMNS and values.dtype.kind == "f"
+    if "X" not in table or not hasattr(table["X"], "shape"):  # a sparse matrix is a group
+        return False
+    values = table["X"]
+    return len(values.shape) == 2 and values.shape[1] >= FEWEST and values.dtype.kind == "f"
 
 
 def _slide(path: Path, model: str, table: Any) -> Slides:
@@ -130,7 +134,7 @@ READER = Reader(
     (
         Input(
             "LazySlide, wsidata",
-            "`<slide>.zarr`: the slide vector in `tables/<model>_tiles`, else its tiles, mean-pooled",
+            "`<slide>.zarr`: the slide vector of `tables/<model>_tiles`, else its tiles, pooled",
             "stores/",
         ),
     ),
