@@ -67,10 +67,13 @@ def load_profiles(path: Path, options: Options) -> Profiles:
     """
     with hdf5.open_file(path) as file:
         key = "X" if options.layer is None else f"layers/{options.layer}"
-        if key not in file or not _has_values(file[key]):
+        with reading(path, "an AnnData file"):
+            layers = list(file.get("layers", ()))
+            there = key in file and _has_values(file[key])
+        if not there:
             raise ColumnError(
                 f"no {'layer ' + repr(options.layer) if options.layer else 'X'} in {path}",
-                found="layers: " + (some(file.get("layers", ())) or "none"),
+                found=f"layers: {some(layers) or 'none'}",
                 hint="name a layer with --layer",
             )
         obs, var = _frame(file, "obs", path), _frame(file, "var", path)
@@ -225,15 +228,17 @@ def _texts(values: Any) -> tuple[str, ...]:
 
 def _told(file: Any, key: str, path: Path) -> str | None:
     """A text of `uns`, where somebody wrote it down."""
-    if "uns" not in file or key not in file["uns"]:
-        return None
+    with reading(path, "an AnnData file"):
+        if "uns" not in file or key not in file["uns"]:
+            return None
     value = _element(file, f"uns/{key}", path)
     return str(value) if isinstance(value, str) and value else None
 
 
 def _embeddings(file: Any, path: Path, n: int) -> tuple[tuple[str, Matrix] | None, list[str]]:
     """The RNA embeddings of an export, or a note on what may be some."""
-    keys = [key for key in file.get("obsm", ()) if key not in DERIVED]
+    with reading(path, "an AnnData file"):
+        keys = [key for key in file.get("obsm", ()) if key not in DERIVED]
     encoder = _told(file, RNA, path)
     if encoder and RNA_VECTORS in keys:
         place = f"obsm/{RNA_VECTORS}"

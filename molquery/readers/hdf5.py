@@ -6,7 +6,7 @@ that is met.
 
 A damaged file may claim any size, and rows that were never written read as zeros: `checked` refuses
 both before anything is allocated. Damage inside HDF5's own metadata is the HDF5 library's to find;
-it usually says so, but it is not hardened against files made with ill intent.
+what it does then is contained in `apart.py`.
 """
 
 from __future__ import annotations
@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from molquery.errors import FileFormatError, printable, some
+from molquery.readers.apart import MAGIC
 from molquery.readers.guard import reading
 from molquery.readers.matrix import MAX_DIM
 
-MAGIC = b"\x89HDF\r\n\x1a\n"
+__all__ = ["MAGIC", "checked", "checked_group", "describe", "layout", "open_file", "text_attribute"]
 
 ANNDATA = "anndata"
 STAMP = "stamp"
