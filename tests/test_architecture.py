@@ -21,7 +21,7 @@ LAYERS = (
     {"api", "demo"},
     {"query", "align", "export", "ingest", "stratify", "figures", "pages", "overview", "synth"},
     {"evaluate", "predict", "reference", "space", "index", "recipes", "genesets", "readers",
-     "genes", "database", "resume"},
+     "genes", "database", "resume", "rna"},
     {"records", "vectors", "schema", "errors", "files", "barcodes", "encoders", "threads",
      "data", "scales", "keys", "processes"},
 )  # fmt: skip

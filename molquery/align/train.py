@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from molquery import index, predict
+from molquery import index, predict, rna
 from molquery.align.cca import CCA, fit_cca
 from molquery.align.inputs import fit_profile_input, fit_slide_input
 from molquery.align.pairs import Pairs, load_pairs
@@ -99,6 +99,11 @@ def align(
     pairs = load_pairs(database.pinned(), pair_on=settings.pair_on, split_on=settings.split_on)
     kind = database.facts(SLIDES)["kind"]
     notes: list[str] = []
+    if embeddings := rna.held(database):
+        notes.append(
+            f"learned from the expression; the {embeddings.encoder} embeddings of the profiles are "
+            "not used"
+        )
     comparison: dict[str, dict[str, float]] = {}
     method = settings.method
     if method == "auto":

@@ -122,7 +122,8 @@ def look(path: Path, compressed: bool) -> Dialect:
         raise FileFormatError(
             f"{path} has no rows", found="a header line only" if lines else "comments only"
         )
-    delimiter, rows = _delimiter(lines)
+    with reading(path, "delimited text"):
+        delimiter, rows = _delimiter(lines)
     header, data = rows[0], rows[1:]
     if all(len(row) == len(header) + 1 for row in data):
         # R's write.table leaves out the header of the row names.
