@@ -22,9 +22,9 @@ def atomic_path(target: Path, *, overwrite: bool = True) -> Iterator[Path]:
     Raises:
         OutputError: `target` exists and `overwrite` is false, or it cannot be written.
     """
-    if not overwrite and target.exists():
+    if not overwrite and os.path.exists(target):
         raise OutputError(f"{target} exists already", hint="add --overwrite to replace it")
-    if target.is_dir():
+    if os.path.isdir(target):
         raise OutputError(f"{target} is a directory", hint="name a file to write to")
     try:
         handle, name = tempfile.mkstemp(prefix=f".{target.name[:80]}.", dir=target.parent)
