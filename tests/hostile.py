@@ -33,7 +33,9 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import parquet
 
+from molquery import synth
 from molquery.cli.main import main as command_line
+from molquery.genesets import collections
 
 #: Seconds after which a command counts as hanging.
 PATIENCE = 60
@@ -264,15 +266,33 @@ class Attack:
         return {**{p: s for p, s in held.items() if not p.startswith(own)}, ".": here}
 
 
+def _database(scratch: Path) -> Path:
+    """A small aligned database, made by the commands of a user."""
+    sets = {"HALLMARK_HYPOXIA": collections.find("HALLMARK_HYPOXIA").genes[:30]}
+    toy = synth.make(synth.Toy(patients=90, pathways=1, visible=1, seed=3), sets)
+    (scratch / "toy").mkdir()
+    made = synth.write_files(toy, scratch / "toy")
+    path = scratch / "aligned"
+    for words in (
+        ["init"],
+        ["ingest", "slides", str(made.slides), "--encoder", "toy-encoder"],
+        ["ingest", "profiles", str(made.profiles), "--scale", "log2", "--genes-in", "columns"],
+        ["ingest", "metadata", str(made.metadata), "--on", "patient_id"],
+        ["align", "--method", "cca"],
+    ):
+        code, _, err = run(["--db", str(path), *words])
+        assert code == 0, err
+    return path
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--count", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--database", type=Path, required=True, help="an aligned database")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         os.environ["XDG_CACHE_HOME"] = str(Path(name) / "cache")
-        attack = Attack(given.database, Path(name) / "attack", given.seed)
+        attack = Attack(_database(Path(name)), Path(name) / "attack", given.seed)
         start = time.monotonic()
         for n in range(given.count):
             attack.strike()

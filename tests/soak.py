@@ -90,7 +90,8 @@ def _die(nth: int, when: str) -> None:
     for owner, name in (
         (os, "replace"), (os, "fsync"), (os, "unlink"), (os, "rename"), (lance, "write_dataset"),
         (lance.LanceDataset, "merge"), (lance.LanceDataset, "add_columns"),
-        (lance.LanceDataset, "drop_columns"), (sys.modules["lance.dataset"].MergeInsertBuilder, "execute"),
+        (lance.LanceDataset, "drop_columns"),
+        (sys.modules["lance.dataset"].MergeInsertBuilder, "execute"),
     ):  # fmt: skip
         setattr(owner, name, wrapped(getattr(owner, name)))
 
@@ -312,9 +313,7 @@ def fault(scene: Scene, scratch: Path, chance: random.Random, tally: Tally) -> N
         raise AssertionError(f"{told}: {error}\n{ended.said[-2000:]}") from error
 
 
-def _check(
-    scene: Scene, path: Path, out: Path, scratch: Path, ended: Ended, tally: Tally
-) -> None:
+def _check(scene: Scene, path: Path, out: Path, scratch: Path, ended: Ended, tally: Tally) -> None:
     assert ended.code in (0, -signal.SIGKILL), f"exit code {ended.code}"
     database = Database.open(path)
     rows = rows_of(database)
@@ -402,7 +401,7 @@ def _reader(path: str, number: int, until: float, report: str) -> None:
                 scratch,
             )
             if ended.code == 0:
-                text = ended.said[ended.said.index("{"): ended.said.rindex("}") + 1]
+                text = ended.said[ended.said.index("{") : ended.said.rindex("}") + 1]
                 found = json.loads(text)
                 names = [hit["slide_id"] for hit in found["hits"]]
                 assert len(names) == len(set(names)) == found["n_ranked"], "a torn read"
@@ -422,9 +421,12 @@ def _told(report: str) -> Iterator[None]:
         raise
 
 
-def crowd(seconds: float, scratch: Path, *, writers: int = 4, readers: int = 4) -> dict[str, int]:
+def crowd(
+    seconds: float, scratch: Path, among: list[Scene], *, writers: int = 4, readers: int = 4
+) -> dict[str, int]:
     """Writers and readers on one database at once; counts of what they did."""
-    start = next(s for s in scenes(scratch) if s.name == "index")
+    _made(scratch)
+    start = next(s for s in among if s.name == "index")
     path = copy(start.start, scratch / "crowd.mq")
     before = set(rows_of(Database.open(path))["slides"])
     until = time.time() + seconds
@@ -471,7 +473,8 @@ def main() -> int:
                   f"as if undisturbed; 0 rows lost or doubled; {tally.orphans} files of Lance that "
                   "no version names")  # fmt: skip
         if given.minutes:
-            told = crowd(60 * given.minutes, _made(Path(name) / "crowd"))
+            among = scenes(_made(Path(name) / "before"))
+            told = crowd(60 * given.minutes, Path(name) / "crowd", among)
             print(f"crowd: {told}")
     return 0
 
