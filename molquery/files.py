@@ -29,9 +29,9 @@ def atomic_path(target: Path, *, overwrite: bool = True) -> Iterator[Path]:
     Raises:
         OutputError: `target` exists and `overwrite` is false, or it cannot be written.
     """
-    if not overwrite and target.exists():
+    if not overwrite and os.path.exists(target):
         raise OutputError(f"{target} exists already", hint="add --overwrite to replace it")
-    if target.is_dir():
+    if os.path.isdir(target):
         raise OutputError(f"{target} is a directory", hint="name a file to write to")
     with temporary_file(target) as temporary:
         yield temporary

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from molquery.cli.options import open_database
-from molquery.cli.render import notes_lines, progress_bar
+from molquery.cli.render import notes_lines, progress_bar, say
 
 
 @click.command(epilog="\b\nExample:\n  molquery align --method auto --seed 0")
@@ -49,14 +49,15 @@ def align(ctx: click.Context, method: str, seed: int, pair_on: str, split_on: st
         report = learn(database, settings, progress=tell)
     for name, figures in report.comparison.items():
         shown = ", ".join(f"{k} {v:.3f}" for k, v in figures.items())
-        click.echo(f"inner split, {name}: {shown}", err=True)
+        say(f"inner split, {name}: {shown}")
     for line in notes_lines(report.notes):
-        click.echo(line, err=True)
+        say(line)
     facts = report.space.facts
-    click.echo(
+    say(
         f"space {report.space.name} ({report.space.space_id[:12]}): {facts['method']}, "
         f"{facts['dim']} dimensions, {facts['n_pairs']} pairs of {facts['n_groups']} "
         f"{facts['split_on']} values; {report.n_slides} slides and {report.n_profiles} profiles "
-        "projected"
+        "projected",
+        err=False,
     )
     print_summary(held_out_summary(Engine(database)))
