@@ -492,7 +492,9 @@ def _join_metadata(database: Database, table: pa.Table, on: str | None) -> Metad
     table = table.set_column(table.schema.get_field_index(on), on, keys)
     table = table.filter(keys.is_valid())
     _check_unique(table[on].to_pylist(), on)
-    table = _own_names(table, on)
+    table, renamed = _plain_names(_own_names(table, on))
+    on = schema.column_name(on)
+    notes += renamed
     specs = [s for s in schema.TABLES.values() if database.has(s)]
     columns = [
         c for c in table.schema.names if c not in (on, SLIDES.key, PROFILES.key)
@@ -708,7 +710,7 @@ def _rows(
     spec: TableSpec, ids: Sequence[str], vectors: Matrix, metadata: pa.Table, keep: Any
 ) -> tuple[pa.Table, list[str]]:
     """The table's rows from ids, vectors and metadata; ids and barcodes fill what is missing."""
-    notes: list[str] = []
+    metadata, notes = _plain_names(metadata)
 
     def text(column: str) -> list[str | None]:
         if column not in metadata.schema.names:
@@ -745,6 +747,26 @@ def _rows(
             name, column.cast(pa.string()) if pa.types.is_null(column.type) else column
         )
     return rows.filter(pa.array(keep)), notes
+
+
+def _plain_names(table: pa.Table) -> tuple[pa.Table, list[str]]:
+    """The table with column names that the database can keep, and a note on those that changed.
+
+    Raises:
+        ColumnError: two columns would then have one name.
+    """
+    old = table.schema.names
+    new = [schema.column_name(name) for name in old]
+    changed = [f"{a} -> {b}" for a, b in zip(old, new, strict=True) if a != b]
+    twice = [name for name, n in Counter(new).items() if n > 1]
+    if changed and twice:
+        raise ColumnError(
+            f"{len(twice)} column names stand twice once dots are underscores",
+            found=some(old[i] for i, name in enumerate(new) if name in twice),
+            hint="rename or remove one of them",
+        )
+    said = [f"{len(changed)} columns renamed: {some(changed)}"] if changed else []
+    return table.rename_columns(new), said
 
 
 def _hashes(told: pa.Table, vectors: Matrix) -> list[str]:

@@ -23,7 +23,7 @@ LAYERS = (
     {"evaluate", "predict", "reference", "space", "index", "recipes", "genesets", "readers",
      "genes", "database", "resume", "rna"},
     {"records", "vectors", "schema", "errors", "files", "barcodes", "encoders", "threads",
-     "data", "scales", "keys", "processes"},
+     "data", "scales", "keys", "filters", "processes"},
 )  # fmt: skip
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 

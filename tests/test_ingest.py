@@ -443,3 +443,18 @@ def test_a_cohort_filled_after_align_projects_the_slide_anew(
     stored = database.matrix(SLIDES, shared_column(space.space_id))
     expected = space.project_slides(list_to_matrix(table[SLIDES.vector]), table[COHORT].to_pylist())
     np.testing.assert_allclose(stored, expected, atol=1e-6)
+
+
+def test_dots_in_column_names_become_underscores_and_are_told(
+    ingested_copy: Path, tmp_path: Path
+) -> None:
+    database = Database.open(ingested_copy)
+    patients = database.read(SLIDES, ["patient_id"])["patient_id"].to_pylist()
+    path = tmp_path / "clinical.tsv"
+    path.write_text("patient_id\tage.at.diagnosis\ttumor.size\n" + f"{patients[0]}\t61\t2.5\n")
+    report = ingest_metadata(database, [path], on="patient_id")
+    assert any("age.at.diagnosis -> age_at_diagnosis" in note for note in report.notes)
+    assert database.count(SLIDES, "age_at_diagnosis = 61 AND tumor_size > 2") >= 1
+    path.write_text("patient_id\ta.b\ta_b\n" + f"{patients[0]}\t1\t2\n")
+    with pytest.raises(ColumnError, match="stand twice"):
+        ingest_metadata(database, [path], on="patient_id")

@@ -33,6 +33,7 @@ from molquery.database.content import same_metadata, same_vector
 from molquery.database.manifest import Manifest
 from molquery.errors import DatabaseError, FilterError, OutputError, printable
 from molquery.files import put_in_place, sha256_file, temporary_file
+from molquery.filters import check_filter
 from molquery.schema import TableSpec
 from molquery.vectors import Matrix
 
@@ -269,6 +270,7 @@ class Database:
         names = list(dict.fromkeys([spec.key, *columns]))
         used = {*names}
         if where is not None:
+            check_filter(where)
             every = dataset.schema.names
             used.update(c for c in every if c in where or not schema.is_internal(c))
         try:
