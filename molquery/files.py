@@ -64,7 +64,7 @@ def temporary_file(target: Path) -> Iterator[Path]:
 def put_in_place(temporary: Path, target: Path) -> None:
     """Rename a temporary file, once its content is on disk."""
     sync(temporary)
-    temporary.chmod(0o666 & ~_umask())
+    temporary.chmod(0o666 & ~umask())
     os.replace(temporary, target)
     sync(target.parent)
 
@@ -136,7 +136,8 @@ def sha256_files(paths: Iterable[Path]) -> list[str]:
         return list(pool.map(sha256_file, wanted))
 
 
-def _umask() -> int:
+def umask() -> int:
+    """The permissions that this process takes off new files."""
     mask = os.umask(0o022)
     os.umask(mask)
     return mask

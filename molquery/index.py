@@ -147,6 +147,13 @@ def why_stale(database: Database, entry: dict[str, Any], manifest: dict[str, Any
     return None
 
 
+def gpus() -> int:
+    """The number of GPUs that FAISS can use."""
+    import faiss
+
+    return int(faiss.get_num_gpus())
+
+
 def exact(vectors: Matrix, queries: Matrix, k: int, allowed: Bools | None) -> tuple[Matrix, Ints]:
     """As `Index.search`, by an exact scan of `vectors` (n, d): what answers without an index."""
     handle = _flat(vectors)

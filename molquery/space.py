@@ -297,6 +297,15 @@ def space_facts(database: Database, name: str = DEFAULT_SPACE) -> dict[str, Any]
     return dict(json.loads(_checked(database, name, entry, _FACTS).read_text("utf-8"))["facts"])
 
 
+def held_out_groups(database: Database, name: str = DEFAULT_SPACE) -> set[str]:
+    """The patients (or other groups) that the current space was learned from: each is in a fold."""
+    entry = database.manifest()["spaces"].get(name)
+    if entry is None:
+        return set()
+    content = json.loads(_checked(database, name, entry, _FACTS).read_text("utf-8"))
+    return {group for fold in content["folds"] for group in fold["held_out"]}
+
+
 def current_space(database: Database, name: str = DEFAULT_SPACE) -> SharedSpace | None:
     """The space that the manifest names, with its files' checksums verified; None before align.
 

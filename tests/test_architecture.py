@@ -18,8 +18,9 @@ ROOT = Path(molquery.__file__).parent
 #: Upper layers may import lower ones (and their own), never the other way round.
 LAYERS = (
     {"cli"},
-    {"api", "demo"},
-    {"query", "align", "export", "ingest", "stratify", "figures", "pages", "overview", "synth"},
+    {"api", "demo", "doctor"},
+    {"query", "align", "export", "ingest", "stratify", "figures", "pages", "overview", "synth",
+     "history", "backup", "environment"},
     {"evaluate", "predict", "reference", "space", "index", "recipes", "genesets", "readers",
      "genes", "database", "resume", "rna"},
     {"records", "vectors", "schema", "errors", "files", "barcodes", "encoders", "threads",

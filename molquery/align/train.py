@@ -139,7 +139,8 @@ def align(
         "retrieval": held_out_retrieval(pairs, folds),
     }
     tell("projecting", 0, 2, "slides and profiles")
-    with database.writing("align"):
+    with database.writing("align") as draft:
+        draft["details"] = f"{method}, {len(pairs)} pairs"
         space = save_space(database, name, facts, final, folds)
         _activate(database, space)
     tell("projecting", 2, 2, "done")

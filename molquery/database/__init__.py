@@ -3,6 +3,7 @@
     store.py     `Database`: create, open, read, write, versions
     manifest.py  the manifest and the versions that are kept
     lock.py      one writer at a time
+    leftovers.py what killed commands left behind
     tables.py    the Lance tables and the checksums of their files          [lance, lancedb]
     arrays.py    vector columns as arrays
     content.py   what makes two rows the same

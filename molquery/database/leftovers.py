@@ -44,6 +44,23 @@ def leftovers(root: Path, current: Mapping[str, Any]) -> list[Path]:
     return sorted({*found, *_unneeded(root, [current, *records])})
 
 
+def strangers(root: Path, current: Mapping[str, Any]) -> list[str]:
+    """Files in a database's directory that are not molquery's, or not known to be."""
+    known = {schema.MANIFEST, schema.LOCK, schema.WRITER}
+    known |= manifest.truth_files(current).keys() | manifest.derived_files(current).keys()
+    known |= {str(path.relative_to(root)) for path in leftovers(root, current)}
+    folders = {f"{name}.lance" for name in schema.TABLES} | {schema.VERSIONS}
+    found = []
+    for path in root.rglob("*"):
+        name = path.relative_to(root)
+        mine = name.parts[0] in folders or str(name) in known or is_temporary(path)
+        # Spaces and gene sets of earlier versions: what no version needs is a leftover.
+        mine = mine or name.parts[0] in (schema.SPACES, schema.GENESETS)
+        if path.is_file() and not mine:
+            found.append(str(name))
+    return sorted(found)
+
+
 def remove(root: Path, doomed: list[Path]) -> list[str]:
     """Remove files and directories of a database; returns the names of those that are gone."""
     removed = []

@@ -100,6 +100,16 @@ def write_record(root: Path, manifest: Mapping[str, Any]) -> None:
     write_bytes(path, _sealed(record(manifest)))
 
 
+def newest_record(root: Path) -> Manifest | None:
+    """The newest version that is kept, None where it cannot be read: older ones will not do."""
+    numbers = kept_versions(root)
+    try:
+        found = read_record(root, numbers[-1]) if numbers else None
+    except DatabaseError:
+        return None
+    return None if found is None else {k: v for k, v in found.items() if k != _SHA256}
+
+
 def kept_versions(root: Path) -> list[int]:
     """The numbers of the versions that are kept, in order, damaged ones included."""
     found = (root / schema.VERSIONS).glob("*.json")

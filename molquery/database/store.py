@@ -100,6 +100,26 @@ class Database:
         manifest.read(root)
         return cls(root)
 
+    @classmethod
+    def recover(cls, path: Path) -> int:
+        """Make a manifest anew that is damaged, from the newest version kept; returns its number.
+
+        What is derived is not named in it, and has to be built again.
+
+        Raises:
+            DatabaseError: that version cannot be read either, or another process is writing.
+        """
+        with lock.hold(path, "doctor --repair"):
+            newest = manifest.newest_record(path)
+            if newest is None:
+                raise DatabaseError(
+                    f"the manifest of {path} cannot be made anew",
+                    found="what is kept of its newest version is damaged as well",
+                    hint="restore the directory from a snapshot or another backup",
+                )
+            manifest.write(path, manifest.empty() | newest)
+            return int(newest["version"])
+
     # The manifest ------------------------------------------------------------------------------
 
     def manifest(self) -> Manifest:
@@ -185,6 +205,11 @@ class Database:
             # Among them what Lance kept of the steps between the two versions.
             find = leftovers.leftovers if changed else leftovers.derived
             leftovers.remove(self.path, find(self.path, draft))
+
+    def keep_record(self) -> None:
+        """Write anew what is kept of the current version."""
+        with self.writing("doctor --repair") as draft:
+            manifest.write_record(self.path, draft)
 
     def sweep(self) -> list[str]:
         """Remove what killed commands, and versions that are not kept, have left; returns names."""
@@ -497,7 +522,7 @@ class Database:
             self._record(spec, vectors_changed=False)
 
     def drop_shared(self, keep: str) -> None:
-        """Drop the shared-vector columns of superseded spaces."""
+        """Drop the shared-vector columns of superseded spaces, without reading them."""
         with self.writing("drop vectors"):
             for spec in schema.TABLES.values():
                 if not self.has(spec):
@@ -505,8 +530,16 @@ class Database:
                 names = self.dataset(spec).schema.names
                 stale = [c for c in names if c.startswith(schema.SHARED_PREFIX) and c != keep]
                 if stale:
-                    self._head(spec).drop_columns(stale)
+                    self._head(spec, unread=stale).drop_columns(stale)
                     self._record(spec, vectors_changed=False)
+
+    def drop_space(self) -> None:
+        """Remove the spaces, and everything that was made with them."""
+        with self.writing("drop space") as draft:
+            draft["spaces"].clear()
+            self.drop_shared(keep="")
+            for section in manifest.DERIVED:
+                draft[section].clear()
 
     def delete_rows(self, spec: TableSpec, where: str) -> int:
         """Delete the rows that satisfy a filter, and what is derived from them; returns how many.
@@ -520,7 +553,7 @@ class Database:
                 return 0
             if doomed == self.count(spec):
                 del draft["tables"][spec.name]
-                draft["spaces"].clear()
+                self.drop_space()
             else:
                 self._head(spec).delete(where)
                 self._record(spec)
@@ -532,16 +565,20 @@ class Database:
             self._tell(f"{doomed} {spec.name} deleted")
             return doomed
 
-    def compact_tables(self) -> None:
-        """Write the tables anew without deleted rows, and without a word on how they came about."""
+    def compact_tables(self, *, forget: bool = False) -> None:
+        """Write the tables anew without deleted rows, where they hold any, and in fewer files.
+
+        Lance notes in a version what made it, such as the filter of a deletion; with `forget` the
+        version that is left says nothing.
+        """
         with self.writing("compact"):
             for spec in schema.TABLES.values():
                 if self.has(spec):
                     tables.compact(self._head(spec))
                     self._record(spec, vectors_changed=False)
-                    # Lance notes in a version what made it, such as the filter of a deletion.
-                    tables.roll_back(self.path, spec, self.dataset(spec))
-                    self._record(spec, vectors_changed=False)
+                    if forget:
+                        tables.roll_back(self.path, spec, self.dataset(spec))
+                        self._record(spec, vectors_changed=False)
 
     def take_version(self, wanted: Manifest) -> None:
         """Make the tables, spaces and gene sets what they were in an earlier version.
@@ -558,16 +595,24 @@ class Database:
                 if self.has(spec) and now.get(spec.name) != wanted["tables"][spec.name]:
                     self._head(spec)
 
-    def _head(self, spec: TableSpec) -> Any:
+    def only_shared(self, spec: TableSpec) -> set[str]:
+        """The data files of a table that hold shared vectors and nothing else."""
+        dataset = self.dataset(spec)
+        other = [c for c in dataset.schema.names if not c.startswith(schema.SHARED_PREFIX)]
+        return tables.files_of(dataset, None) - tables.files_of(dataset, other)
+
+    def _head(self, spec: TableSpec, unread: Sequence[str] = ()) -> Any:
         """The dataset to write to: Lance's newest version, made the one that the manifest names.
 
         A killed writer, and other programs, can leave newer ones. Every file is checked, because a
-        write copies rows: what is damaged must not get a checksum as if it were whole.
+        write copies rows: what is damaged must not get a checksum as if it were whole. Only files
+        of `unread` columns alone, which are about to be dropped, need not be whole.
         """
         if self._pinned is not None:
             raise AssertionError("a pinned database is not written to")
         dataset, entry = self._open(spec)
-        tables.check_columns(self.path, spec, dataset, entry, self._checks, None)
+        columns = [c for c in dataset.schema.names if c not in unread]
+        tables.check_columns(self.path, spec, dataset, entry, self._checks, columns)
         if tables.newest(self.path, spec) != entry["version"]:
             tables.roll_back(self.path, spec, dataset)
             self._record(spec, vectors_changed=False)

@@ -110,25 +110,30 @@ def open_table(root: Path, spec: TableSpec, entry: Entry, checks: Checks) -> Any
 
 def check_columns(
     root: Path, spec: TableSpec, dataset: Any, entry: Entry, checks: Checks,
-    columns: Iterable[str] | None,
+    columns: Iterable[str],
 ) -> None:  # fmt: skip
-    """Check the files that hold these columns (None: every file) and those that list deleted rows.
+    """Check the files that hold these columns, and those that list deleted rows.
 
     Raises:
         DatabaseError: one is damaged or missing.
     """
-    wanted = None if columns is None else set(columns)
-    fields = {f.id() for f in dataset.lance_schema.fields() if wanted is None or f.name() in wanted}
-    names = [
-        name
-        for fragment in dataset.get_fragments()
-        for name, held in _fragment_files(fragment)
-        if held is None or fields & held
-    ]
-    lost = [name for name in names if name not in entry["files"]]
+    names = files_of(dataset, columns)
+    lost = sorted(name for name in names if name not in entry["files"])
     if lost:
         raise damaged(folder_of(root, spec) / lost[0], "it is not among the files of this version")
     checks.check(folder_of(root, spec), {name: entry["files"][name] for name in names})
+
+
+def files_of(dataset: Any, columns: Iterable[str] | None) -> set[str]:
+    """The files that hold these columns (None: every file), and those that list deleted rows."""
+    wanted = None if columns is None else set(columns)
+    fields = {f.id() for f in dataset.lance_schema.fields() if wanted is None or f.name() in wanted}
+    return {
+        name
+        for fragment in dataset.get_fragments()
+        for name, held in _fragment_files(fragment)
+        if wanted is None or held is None or fields & held
+    }
 
 
 def _fragment_files(fragment: Any) -> list[tuple[str, set[int] | None]]:
@@ -149,9 +154,7 @@ def entry_of(root: Path, spec: TableSpec, known: Mapping[str, str]) -> Entry:
 
     folder = folder_of(root, spec)
     dataset = lance.dataset(str(folder))
-    names = {manifest_file(dataset.version): None}
-    for fragment in dataset.get_fragments():
-        names |= dict.fromkeys(name for name, _ in _fragment_files(fragment))
+    names = {manifest_file(dataset.version), *files_of(dataset, None)}
     new = [name for name in names if name not in known]
     for name in new:
         sync(folder / name)

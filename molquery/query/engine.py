@@ -15,7 +15,7 @@ import numpy as np
 
 from molquery import __version__, schema
 from molquery.database import Database, list_to_matrix
-from molquery.errors import ColumnError, DatabaseError, InputError, OutputError, some
+from molquery.errors import ColumnError, DatabaseError, InputError, NotReadyError, OutputError, some
 from molquery.evaluate.held_out import HeldOutPairs, describe
 from molquery.genesets.scoring import GeneSet
 from molquery.predict import COHORT_SCHEME, PATIENT_SCHEME, SITE_SCHEME, Operator
@@ -253,6 +253,12 @@ class Engine:
             for i in np.flatnonzero(operator.model >= 0)
             for j in rows_of.get(str(self._pair_keys[i]), [])
         ]
+        if not both:  # they were deleted after the space was learned
+            raise NotReadyError(
+                f"no slide of {self.database.path} has a profile of its own patient any more: "
+                "how far to trust a score cannot be measured",
+                hint="molquery ingest profiles, or molquery restore; molquery history",
+            )
         slide, profile = (np.array(side, dtype=np.int64) for side in zip(*both, strict=True))
         return HeldOutPairs.of(slide, profile, self.cohorts)
 
