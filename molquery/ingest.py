@@ -30,6 +30,7 @@ from molquery.errors import (
     NotReadyError,
     some,
 )
+from molquery.metadata import storable
 from molquery.records import IngestReport, MetadataReport
 from molquery.resume import Resume, resuming
 from molquery.schema import PROFILES, SLIDES, TableSpec
@@ -149,7 +150,9 @@ def _commit_slides(
     metadata = pa.concat_tables(
         [_with_rows(part.metadata, len(part.ids)) for part in parts], promote_options="permissive"
     ).combine_chunks()
-    rows, notes = _rows(SLIDES, ids, vectors, metadata, keep)
+    metadata, notes = storable(metadata)
+    rows, said = _rows(SLIDES, ids, vectors, metadata, keep)
+    notes += said
     if kind == FEATURES_KIND and (missing := int(np.isnan(vectors[keep]).sum())):
         affected = int(np.isnan(vectors[keep]).any(axis=1).sum())
         notes.append(
@@ -245,7 +248,9 @@ def ingest_profiles(
     keep, invalid = check_rows(
         expression, ids, allow_nan=True, skip_invalid=skip_invalid, noun="profile"
     )
+    metadata, more = storable(metadata)
     rows, said = _rows(PROFILES, ids, expression, metadata, keep)
+    said += more
     rows = _keep_joined(database, PROFILES, rows)
     space = current_space(database)
     counts = database.upsert(PROFILES, _project(rows, PROFILES, space), facts)
@@ -469,12 +474,10 @@ def ingest_metadata(
     table = table.set_column(table.schema.get_field_index(on), on, keys)
     table = table.filter(keys.is_valid())
     _check_unique(table[on].to_pylist(), on)
-    table = _own_names(table, on)
+    table, changes = storable(_own_names(table, on), keep=[on])
+    notes += changes
     specs = [s for s in schema.TABLES.values() if database.has(s)]
-    columns = [
-        c for c in table.schema.names if c not in (on, SLIDES.key, PROFILES.key)
-        and not schema.is_internal(c)
-    ]  # fmt: skip
+    columns = [c for c in table.schema.names if c not in (on, SLIDES.key, PROFILES.key)]
     joined: dict[str, tuple[list[str], pa.Table, int]] = {}
     used: set[int] = set()
     for spec in specs:
@@ -520,7 +523,7 @@ def ingest_metadata(
 _KEYS = (
     "slide_id", "profile_id", "sample_id", "sampleid", "sample", "sample_barcode",
     "bcr_sample_barcode", "patient_id", "patient", "patientid", "_patient",
-    "bcr_patient_barcode", "submitter_id", "case_submitter_id", "case_id",
+    "bcr_patient_barcode", "submitter_id", "cases_submitter_id", "case_submitter_id", "case_id",
 )  # fmt: skip
 
 
@@ -704,8 +707,7 @@ def _rows(
         patients = [p or b or i for p, b, i in zip(patients, barcodes, ids, strict=True)]
     sites = [s or site_of(p or "") for s, p in zip(sites, patients, strict=True)]
     own_columns = (spec.key, schema.PATIENT, schema.COHORT, schema.SITE)
-    extra = [c for c in metadata.schema.names if c not in own_columns and not schema.is_internal(c)]
-    extra = [c for c in extra if c not in (SLIDES.key, PROFILES.key)]
+    extra = [c for c in metadata.schema.names if c not in (*own_columns, SLIDES.key, PROFILES.key)]
     columns: dict[str, Any] = {
         spec.key: pa.array(ids, pa.string()),
         schema.PATIENT: pa.array(patients, pa.string()),
@@ -717,10 +719,7 @@ def _rows(
     columns[spec.vector] = matrix_to_list(vectors)
     rows = pa.table(columns, schema=spec.schema(vectors.shape[1]))
     for name in extra:
-        column = metadata[name]
-        rows = rows.append_column(
-            name, column.cast(pa.string()) if pa.types.is_null(column.type) else column
-        )
+        rows = rows.append_column(name, metadata[name])
     return rows.filter(pa.array(keep)), notes
 
 

@@ -21,7 +21,7 @@ LAYERS = (
     {"api", "demo"},
     {"query", "align", "export", "ingest", "stratify", "figures", "pages", "overview", "synth"},
     {"evaluate", "predict", "reference", "space", "index", "recipes", "genesets", "readers",
-     "genes", "database", "resume", "rna"},
+     "genes", "database", "resume", "rna", "metadata"},
     {"records", "vectors", "schema", "errors", "files", "barcodes", "encoders", "threads",
      "data", "scales", "keys"},
 )  # fmt: skip
