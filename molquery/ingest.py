@@ -36,6 +36,7 @@ from molquery.errors import (
     NotReadyError,
     some,
 )
+from molquery.metadata import storable
 from molquery.records import IngestReport, MetadataReport
 from molquery.resume import Resume, resuming
 from molquery.schema import PROFILES, SLIDES, TableSpec
@@ -155,7 +156,9 @@ def _commit_slides(
     metadata = pa.concat_tables(
         [_with_rows(part.metadata, len(part.ids)) for part in parts], promote_options="permissive"
     ).combine_chunks()
-    rows, notes = _rows(SLIDES, ids, vectors, metadata, keep)
+    metadata, notes = storable(metadata)
+    rows, said = _rows(SLIDES, ids, vectors, metadata, keep)
+    notes += said
     if kind == FEATURES_KIND and (missing := int(np.isnan(vectors[keep]).sum())):
         affected = int(np.isnan(vectors[keep]).any(axis=1).sum())
         notes.append(
@@ -250,7 +253,9 @@ def ingest_profiles(
     keep, invalid = check_rows(
         expression, ids, allow_nan=True, skip_invalid=skip_invalid, noun="profile"
     )
+    metadata, more = storable(metadata)
     rows, said = _rows(PROFILES, ids, expression, metadata, keep)
+    said += more
     counts = _upsert(database, PROFILES, rows, facts)
     if embeddings:
         encoder, of, vectors = embeddings
@@ -492,14 +497,10 @@ def _join_metadata(database: Database, table: pa.Table, on: str | None) -> Metad
     table = table.set_column(table.schema.get_field_index(on), on, keys)
     table = table.filter(keys.is_valid())
     _check_unique(table[on].to_pylist(), on)
-    table, renamed = _plain_names(_own_names(table, on))
-    on = schema.column_name(on)
-    notes += renamed
+    table, changes = storable(_own_names(table, on), keep=[on])
+    notes += changes
     specs = [s for s in schema.TABLES.values() if database.has(s)]
-    columns = [
-        c for c in table.schema.names if c not in (on, SLIDES.key, PROFILES.key)
-        and not schema.is_internal(c)
-    ]  # fmt: skip
+    columns = [c for c in table.schema.names if c not in (on, SLIDES.key, PROFILES.key)]
     joined: dict[str, tuple[list[str], pa.Table, int]] = {}
     used: set[int] = set()
     for spec in specs:
@@ -545,7 +546,7 @@ def _join_metadata(database: Database, table: pa.Table, on: str | None) -> Metad
 _KEYS = (
     "slide_id", "profile_id", "sample_id", "sampleid", "sample", "sample_barcode",
     "bcr_sample_barcode", "patient_id", "patient", "patientid", "_patient",
-    "bcr_patient_barcode", "submitter_id", "case_submitter_id", "case_id",
+    "bcr_patient_barcode", "submitter_id", "cases_submitter_id", "case_submitter_id", "case_id",
 )  # fmt: skip
 
 
@@ -710,7 +711,7 @@ def _rows(
     spec: TableSpec, ids: Sequence[str], vectors: Matrix, metadata: pa.Table, keep: Any
 ) -> tuple[pa.Table, list[str]]:
     """The table's rows from ids, vectors and metadata; ids and barcodes fill what is missing."""
-    metadata, notes = _plain_names(metadata)
+    notes: list[str] = []
 
     def text(column: str) -> list[str | None]:
         if column not in metadata.schema.names:
@@ -729,8 +730,7 @@ def _rows(
         patients = [p or b or i for p, b, i in zip(patients, barcodes, ids, strict=True)]
     sites = [s or site_of(p or "") for s, p in zip(sites, patients, strict=True)]
     own_columns = (spec.key, schema.PATIENT, schema.COHORT, schema.SITE)
-    extra = [c for c in metadata.schema.names if c not in own_columns and not schema.is_internal(c)]
-    extra = [c for c in extra if c not in (SLIDES.key, PROFILES.key)]
+    extra = [c for c in metadata.schema.names if c not in (*own_columns, SLIDES.key, PROFILES.key)]
     columns: dict[str, Any] = {
         spec.key: pa.array(ids, pa.string()),
         schema.PATIENT: pa.array(patients, pa.string()),
@@ -742,31 +742,8 @@ def _rows(
     columns[spec.vector] = matrix_to_list(vectors)
     rows = pa.table(columns, schema=spec.schema(vectors.shape[1]))
     for name in extra:
-        column = metadata[name]
-        rows = rows.append_column(
-            name, column.cast(pa.string()) if pa.types.is_null(column.type) else column
-        )
+        rows = rows.append_column(name, metadata[name])
     return rows.filter(pa.array(keep)), notes
-
-
-def _plain_names(table: pa.Table) -> tuple[pa.Table, list[str]]:
-    """The table with column names that the database can keep, and a note on those that changed.
-
-    Raises:
-        ColumnError: two columns would then have one name.
-    """
-    old = table.schema.names
-    new = [schema.column_name(name) for name in old]
-    changed = [f"{a} -> {b}" for a, b in zip(old, new, strict=True) if a != b]
-    twice = [name for name, n in Counter(new).items() if n > 1]
-    if changed and twice:
-        raise ColumnError(
-            f"{len(twice)} column names stand twice once dots are underscores",
-            found=some(old[i] for i, name in enumerate(new) if name in twice),
-            hint="rename or remove one of them",
-        )
-    said = [f"{len(changed)} columns renamed: {some(changed)}"] if changed else []
-    return table.rename_columns(new), said
 
 
 def _hashes(told: pa.Table, vectors: Matrix) -> list[str]:

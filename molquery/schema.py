@@ -62,8 +62,3 @@ def shared_column(space_id: str) -> str:
 def is_internal(column: str) -> bool:
     """True for columns that molquery keeps for itself and that are not metadata."""
     return column in (EMBEDDING, EXPRESSION, CONTENT_HASH) or column.startswith(SHARED_PREFIX)
-
-
-def column_name(name: str) -> str:
-    """The name of a metadata column as it is kept: Lance takes no dots, terminals no controls."""
-    return "".join("_" if c == "." or not c.isprintable() else c for c in name) or "unnamed"

@@ -22,7 +22,7 @@ LAYERS = (
     {"query", "align", "export", "ingest", "stratify", "figures", "pages", "overview", "synth",
      "history", "backup", "environment"},
     {"evaluate", "predict", "reference", "space", "index", "recipes", "genesets", "readers",
-     "genes", "database", "resume", "rna"},
+     "genes", "database", "resume", "rna", "metadata"},
     {"records", "vectors", "schema", "errors", "files", "barcodes", "encoders", "threads",
      "data", "scales", "keys", "filters", "processes"},
 )  # fmt: skip

@@ -243,6 +243,7 @@ def test_pickles_that_lie(tmp_path: Path) -> None:
         b"\x80\x04\x8e" + (2**60).to_bytes(8, "little") + b"x.",  # bytes that are not there
         b"\x80\x04" + b"]" * 100_000 + b"a" * 99_999 + b".",
         b"\x80\x04r\xff\xff\xff\xff.",
+        b"\x80\x05\x96" + (2**40).to_bytes(8, "little") + b"x.",  # a bytearray
     ):
         assert content != good
         path.write_bytes(content)

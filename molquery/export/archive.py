@@ -1,13 +1,15 @@
 """The whole database to a folder: one Parquet file and one `.h5ad` a table, and scores if asked.
 
 Both hold every row with its own vector, its shared vector where there is a space, and its metadata;
-ingesting either into a new database gives the same content. Provenance is in the Parquet schema,
-and in `uns` of `.h5ad`. The reader of the Parquet files is `readers/exported.py`.
+ingesting either into a new database gives the same content, but that dates become text in `.h5ad`,
+which has none. Provenance is in the Parquet schema, and in `uns` of `.h5ad`. The reader of the
+Parquet files is `readers/exported.py`.
 """
 
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -118,7 +120,9 @@ def _write_h5ad(
         uns[RNA] = facts[RNA]
         obsm[RNA_VECTORS] = list_to_matrix(table[schema.EMBEDDING])
     data = anndata.AnnData(list_to_matrix(table[spec.vector]), obs, var, uns=uns, obsm=obsm)
-    data.write_h5ad(path, compression="gzip")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # of columns with a slash in their names
+        data.write_h5ad(path, compression="gzip")
 
 
 def _series(column: pa.ChunkedArray) -> Any:
