@@ -143,6 +143,21 @@ def held_out(split_on: str) -> str:
     return "patients" if split_on == "patient_id" else f"{split_on} values"
 
 
+def left_out_lines(facts: Mapping[str, Any]) -> list[str]:
+    """What a space says of patients whose RNA it left out; nothing where it left out none."""
+    hold_out = facts.get("hold_out")
+    if not hold_out:
+        return []
+    q = hold_out["quality"]
+    return [
+        f"\nHeld out: {hold_out['rule']}, {q['n_patients']} patients with {q['n_slides']} slides; "
+        "none of their RNA was used. Predicted as an unseen cohort, against that RNA: "
+        f"within-cohort r {number(q['within_r'], 3)}, R² {number(q['r2'], 3)} (medians over "
+        f"{q['n_sets']} Hallmark sets); slide to RNA fold@10 {q['fold10']:.1f} "
+        f"(gallery {q['n_profiles']})"
+    ]
+
+
 def coverage_line(coverage: Any) -> str:
     """How many of a signature's genes the database holds, with the missing ones named."""
     total = len(coverage.found) + len(coverage.missing)

@@ -53,6 +53,11 @@ class Engine:
         #: (n_slides,) what was held out together when the space was learned, usually patients.
         self.groups: Strings = as_text(table[self._split_on])
         self.notices: list[str] = []
+        if hold_out := facts.get("hold_out"):
+            self.notices.append(
+                f"the RNA of {hold_out['quality']['n_patients']} patients is held out of this "
+                f"space and not used ({hold_out['rule']})"
+            )
         self._views: dict[str, list[methods.View]] = {}
         #: What searches on this snapshot have computed already (see `molquery.query.search`).
         self.answers: dict[tuple[Any, ...], Any] = {}
@@ -74,7 +79,8 @@ class Engine:
     @cached_property
     def reference(self) -> Reference:
         """The expression profiles that signatures are scored in."""
-        reference = Reference(self.database)
+        hold_out = self.facts.get("hold_out") or {}
+        reference = Reference(self.database, hold_out.get("profiles", ()))
         if self._stored is not None:
             reference.moments = self._stored.moments
         return reference
