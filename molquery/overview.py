@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
-from molquery import index, schema
+from molquery import index, rna, schema
 from molquery.database import Database
 from molquery.schema import PROFILES, SLIDES
 from molquery.space import space_facts
@@ -34,6 +34,11 @@ def overview(database: Database) -> dict[str, Any]:
         names = {"dim": "dimensions" if spec is SLIDES else "genes"}
         for name in shown:
             out[f"{spec.name}: {names.get(name, name)}"] = facts[name]
+        if spec is PROFILES and (embeddings := rna.held(database)):
+            there = database.count(spec, f"{schema.EMBEDDING} IS NOT NULL")
+            out["profiles: RNA embeddings"] = (
+                f"{embeddings.encoder}, {embeddings.dim} dimensions, of {there} profiles"
+            )
         out[f"{spec.name}: columns"] = database.metadata_columns(spec)
         out[f"{spec.name}: version"] = database.version(spec)
     if len(patients) == 2:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from molquery import index, predict
+from molquery import index, predict, rna
 from molquery.align.cca import CCA, fit_cca
 from molquery.align.inputs import fit_profile_input, fit_slide_input
 from molquery.align.left_out import describe_left_out
@@ -35,7 +35,7 @@ from molquery.space import (
     Model,
     SharedSpace,
     manifest_entry,
-    remove_replaced,
+    project_tables,
     save_space,
 )
 from molquery.threads import parallel
@@ -111,7 +111,7 @@ def align(
             f"{settings.method} is not an alignment method", hint=f"auto, {', '.join(METHODS)}"
         )
     check_device(device)
-    pairs = load_pairs(database, pair_on=settings.pair_on, split_on=settings.split_on)
+    pairs = load_pairs(database.pinned(), pair_on=settings.pair_on, split_on=settings.split_on)
     if settings.hold_out:
         groups = groups_where(database, pairs, settings.hold_out)
         pairs = pairs.without(groups, settings.hold_out)
@@ -132,6 +132,11 @@ def learn(
     tell = progress or (lambda stage, done, total, text: None)
     kind = database.facts(SLIDES)["kind"]
     notes = constant_columns(pairs)
+    if embeddings := rna.held(database):
+        notes.append(
+            f"learned from the expression; the {embeddings.encoder} embeddings of the profiles are "
+            "not used"
+        )
     with fitting(database.path, _state(pairs, kind, settings.seed, device)) as kept:
 
         def fit(held: Collection[str], method: str) -> Model:
@@ -189,11 +194,13 @@ def learn(
             whole["hold_out"] = told
             tell("predicting held-out", 1, 1, settings.hold_out)
         tell("projecting", 0, 2, "slides and profiles")
-        space = save_space(database, name, whole, final, folds)
-        _activate(database, space, pairs, tell)
-    return AlignReport(
-        space, len(pairs.slides.ids), len(pairs.profiles.ids), comparison, tuple(notes)
-    )
+        with database.writing("align") as draft:
+            draft["details"] = f"{method}, {len(pairs)} pairs"
+            space = save_space(database, name, whole, final, folds)
+            _activate(database, space)
+        tell("projecting", 2, 2, "done")
+    n_slides, n_profiles = database.count(SLIDES), database.count(PROFILES)
+    return AlignReport(space, n_slides, n_profiles, comparison, tuple(notes))
 
 
 def check_device(device: str) -> None:
@@ -223,19 +230,16 @@ def _state(pairs: Pairs, kind: str, seed: int, device: str) -> str:
     return digest.hexdigest()
 
 
-def _activate(database: Database, space: SharedSpace, pairs: Pairs, tell: Progress) -> None:
-    """Store the projections, then name the space in the manifest."""
-    column = shared_column(space.space_id)
-    cohorts = pairs.slides.cohorts.tolist()
-    database.set_vectors(SLIDES, column, space.project_slides(pairs.slides.vectors, cohorts))
-    tell("projecting", 1, 2, "profiles")
-    database.set_vectors(PROFILES, column, space.project_profiles(pairs.profiles.vectors))
+def _activate(database: Database, space: SharedSpace) -> None:
+    """Store the projections and name the space in the manifest.
+
+    The rows are read anew: others may have come since the pairs were read.
+    """
+    project_tables(database, space)
     entry = manifest_entry(database, space)
     database.update_manifest(lambda manifest: manifest["spaces"].update({space.name: entry}))
-    database.drop_shared(keep=column)
+    database.drop_shared(keep=shared_column(space.space_id))
     index.remove_stale(database, {space.space_id})
-    remove_replaced(database, space)
-    tell("projecting", 2, 2, "done")
 
 
 def fit_model(

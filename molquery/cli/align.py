@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from molquery.cli.options import open_database
-from molquery.cli.render import left_out_lines, notes_lines, progress_bar
+from molquery.cli.render import left_out_lines, notes_lines, progress_bar, say
 
 device_option = click.option(
     "--device",
@@ -76,16 +76,17 @@ def align(
         report = learn(database, settings, device=device, progress=tell)
     for name, figures in report.comparison.items():
         shown = ", ".join(f"{k} {v:.3f}" for k, v in figures.items())
-        click.echo(f"inner split, {name}: {shown}", err=True)
+        say(f"inner split, {name}: {shown}")
     for line in notes_lines(report.notes):
-        click.echo(line, err=True)
+        say(line)
     facts = report.space.facts
-    click.echo(
+    say(
         f"space {report.space.name} ({report.space.space_id[:12]}): {facts['method']}, "
         f"{facts['dim']} dimensions, {facts['n_pairs']} pairs of {facts['n_groups']} "
         f"{facts['split_on']} values; {report.n_slides} slides and {report.n_profiles} profiles "
-        "projected"
+        "projected",
+        err=False,
     )
     print_summary(held_out_summary(Engine(database)))
     for line in left_out_lines(facts):
-        click.echo(line)
+        say(line, err=False)

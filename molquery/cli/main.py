@@ -31,6 +31,12 @@ COMMANDS = {
     "genesets": ("genesets", "List, show, check or register gene sets."),
     "export": ("export", "Write the database to Parquet and .h5ad."),
     "info": ("info", "Say what the database holds."),
+    "history": ("history", "List the versions of the database, or give one a tag."),
+    "restore": ("restore", "Make the database what it was at an earlier version."),
+    "delete": ("delete", "Delete slides or profiles and what is derived from them."),
+    "compact": ("compact", "Give space back: fewer files, fewer old versions."),
+    "snapshot": ("snapshot", "Copy the database to a directory, checked, as a backup."),
+    "doctor": ("doctor", "Examine the installation and the database; repair what is derived."),
     "demo": ("demo", "Build a database from the example cohort and ask it a question."),
 }
 

@@ -56,9 +56,15 @@ def emit(
     else:
         click.echo(export.to_text(table, kind), nl=False)
     if output:
-        click.echo(f"{table.num_rows} rows written to {output}", err=True)
+        say(f"{table.num_rows} rows written to {output}")
     for line in caption:
-        click.echo(line, err=True)
+        say(line)
+
+
+def say(text: str, *, err: bool = True) -> None:
+    """Print lines for a person; ids and file names in them cannot drive the terminal."""
+    for line in text.split("\n"):
+        click.echo(printable(line, limit=None), err=err)
 
 
 def _default_format(output: Path | None) -> str:
@@ -177,11 +183,11 @@ def progress_bar() -> Iterator[Tell]:
             now = time.monotonic()
             if stage not in begun:
                 begun[stage] = told[stage] = now
-                click.echo(f"{stage} …", err=True)
+                say(f"{stage} …")
             elif now - told[stage] > _LINE_SECONDS:
                 told[stage] = now
                 rate = done / (now - begun[stage])
-                click.echo(f"{stage}: {done} of {total or '?'}, {rate:.1f} a second", err=True)
+                say(f"{stage}: {done} of {total or '?'}, {rate:.1f} a second")
 
         yield line
         return

@@ -15,7 +15,7 @@ import numpy as np
 
 from molquery import __version__, schema
 from molquery.database import Database, list_to_matrix
-from molquery.errors import ColumnError, DatabaseError, InputError, OutputError, some
+from molquery.errors import ColumnError, DatabaseError, InputError, NotReadyError, OutputError, some
 from molquery.evaluate.held_out import HeldOutPairs, describe
 from molquery.genesets.scoring import GeneSet
 from molquery.predict import COHORT_SCHEME, PATIENT_SCHEME, SITE_SCHEME, Operator
@@ -36,10 +36,12 @@ class Engine:
     """
 
     def __init__(self, database: Database) -> None:
+        database = database.pinned()
         facts = space_facts(database)
         if facts is None:
             raise not_aligned(database)
         self.database = database
+        self.version = int(database.manifest()["version"])
         self.facts: dict[str, Any] = facts
         self.space_id = str(database.manifest()["spaces"][DEFAULT_SPACE]["space_id"])
         self.versions = {spec.name: database.version(spec) for spec in (SLIDES, PROFILES)}
@@ -70,19 +72,9 @@ class Engine:
     def _split_on(self) -> str:
         return str(self.facts["split_on"])
 
-    @cached_property
-    def _slides(self) -> Any:
-        return self.database.dataset(SLIDES, self.versions[SLIDES.name])
-
-    @cached_property
-    def _profiles(self) -> Any:
-        return self.database.dataset(PROFILES, self.versions[PROFILES.name])
-
     def is_current(self) -> bool:
         """True while the database is in the state of this snapshot."""
-        space = self.database.manifest()["spaces"].get(DEFAULT_SPACE, {})
-        now = {spec.name: self.database.version(spec) for spec in (SLIDES, PROFILES)}
-        return space.get("space_id") == self.space_id and now == self.versions
+        return self.database.is_current()
 
     @cached_property
     def reference(self) -> Reference:
@@ -256,7 +248,7 @@ class Engine:
         if pair_on == schema.PATIENT:
             keys = self.reference.patients
         else:
-            table = self.database.read(PROFILES, [pair_on], dataset=self._profiles)
+            table = self.database.read(PROFILES, [pair_on])
             keys = as_text(table[pair_on])
         rows_of: dict[str, list[int]] = {}
         for j, key in enumerate(keys):
@@ -267,6 +259,12 @@ class Engine:
             for i in np.flatnonzero(operator.model >= 0)
             for j in rows_of.get(str(self._pair_keys[i]), [])
         ]
+        if not both:  # they were deleted after the space was learned
+            raise NotReadyError(
+                f"no slide of {self.database.path} has a profile of its own patient any more: "
+                "how far to trust a score cannot be measured",
+                hint="molquery ingest profiles, or molquery restore; molquery history",
+            )
         slide, profile = (np.array(side, dtype=np.int64) for side in zip(*both, strict=True))
         return HeldOutPairs.of(slide, profile, self.cohorts)
 
@@ -327,14 +325,14 @@ class Engine:
         held = self.database.metadata_columns(SLIDES)
         if name not in held:
             raise ColumnError(f"slides have no column {name}", found=some(held, 30))
-        table = self.database.read(SLIDES, [name], dataset=self._slides)
+        table = self.database.read(SLIDES, [name])
         return as_text(table[name])
 
     def slides_where(self, where: str | None) -> Bools:
         """(n_slides,) mask of the slides that satisfy a SQL filter over the metadata."""
         if where is None:
             return np.ones(len(self.slide_ids), dtype=bool)
-        table = self.database.read(SLIDES, [SLIDES.key], where=where, dataset=self._slides)
+        table = self.database.read(SLIDES, [SLIDES.key], where=where)
         return np.isin(self.slide_ids, as_text(table[SLIDES.key]))
 
     def provenance(self, method: str, parameters: dict[str, Any], **more: Any) -> Provenance:

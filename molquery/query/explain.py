@@ -286,9 +286,7 @@ def _weighted_columns(values: Float, weights: Float) -> Float:
     share = np.where(np.isnan(values), 0.0, weights[:, None])
     total = share.sum(axis=0)
     sums = (share * np.nan_to_num(values)).sum(axis=0)
-    out = np.full(len(total), np.nan)
-    np.divide(sums, total, out=out, where=total > 0)
-    return out
+    return np.asarray(np.divide(sums, total, out=np.full(len(total), np.nan), where=total > 0))
 
 
 def _known(value: float) -> float | None:
