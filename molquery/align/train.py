@@ -111,15 +111,17 @@ def align(
             f"{settings.method} is not an alignment method", hint=f"auto, {', '.join(METHODS)}"
         )
     check_device(device)
-    pairs = load_pairs(database.pinned(), pair_on=settings.pair_on, split_on=settings.split_on)
+    view = database.pinned()
+    pairs = load_pairs(view, pair_on=settings.pair_on, split_on=settings.split_on)
     if settings.hold_out:
-        groups = groups_where(database, pairs, settings.hold_out)
+        groups = groups_where(view, pairs, settings.hold_out)
         pairs = pairs.without(groups, settings.hold_out)
-    return learn(database, pairs, settings, name=name, device=device, progress=progress)
+    return learn(database, view, pairs, settings, name=name, device=device, progress=progress)
 
 
 def learn(
     database: Database,
+    view: Database,
     pairs: Pairs,
     settings: AlignSettings,
     *,
@@ -128,7 +130,10 @@ def learn(
     progress: Progress | None = None,
     facts: Mapping[str, Any] | None = None,
 ) -> AlignReport:
-    """As `align`, from pairs that were chosen already; `facts` are stored beside its own."""
+    """As `align`, from pairs that were chosen already; `facts` are stored beside its own.
+
+    `view` is the database as it was when the pairs were read.
+    """
     tell = progress or (lambda stage, done, total, text: None)
     kind = database.facts(SLIDES)["kind"]
     notes = constant_columns(pairs)
@@ -190,7 +195,7 @@ def learn(
         }
         if pairs.left_out:
             tell("predicting held-out", 0, 1, settings.hold_out)
-            told = describe_left_out(database, pairs, final, settings.hold_out)
+            told = describe_left_out(view, pairs, final, settings.hold_out)
             whole["hold_out"] = told
             tell("predicting held-out", 1, 1, settings.hold_out)
         tell("projecting", 0, 2, "slides and profiles")
