@@ -79,8 +79,11 @@ class Outcome:
     told: str
 
 
-def questions(path: Path) -> Iterator[tuple[str, Callable[[], Any]]]:
-    """Everything that reads the database, by name. Each opens it anew, as a command does."""
+def questions(path: Path, past: int) -> Iterator[tuple[str, Callable[[], Any]]]:
+    """Everything that reads the database, by name. Each opens it anew, as a command does.
+
+    `past` is the version that the last of them restores.
+    """
 
     def engine() -> Engine:
         return Engine(Database.open(path))
@@ -99,7 +102,7 @@ def questions(path: Path) -> Iterator[tuple[str, Callable[[], Any]]]:
     yield "tables", lambda: (_tables(path), ())
     yield "gene sets", lambda: ([s.sha256 for s in registered(Database.open(path))], ())
     yield "history", lambda: ([v.version for v in history.versions(Database.open(path))], ())
-    yield "restore", lambda: (_restored(path), ())
+    yield "restore", lambda: (_restored(path, past), ())
 
 
 def ranked(found: Any) -> tuple[Any, tuple[str, ...]]:
@@ -127,19 +130,22 @@ def _tables(path: Path) -> dict[str, str]:
     return out
 
 
-def _restored(path: Path) -> Any:
-    """What the tables hold after going back to the first version that holds both; last of all."""
-    database = Database.open(path)
-    first = min(v.version for v in history.versions(database) if v.slides and v.profiles)
-    history.restore(database, first)
+def _restored(path: Path, past: int) -> Any:
+    history.restore(Database.open(path), past)
     return _tables(path)
 
 
-def ask(path: Path) -> tuple[Answers, list[str]]:
+def first_filled(path: Path) -> int:
+    """The first version in which both tables hold rows."""
+    found = history.versions(Database.open(path))
+    return min(v.version for v in found if v.slides and v.profiles)
+
+
+def ask(path: Path, past: int) -> tuple[Answers, list[str]]:
     """Every answer as ('answer', its JSON), ('refused', the message) or ('broken', what broke)."""
     answers: Answers = {}
     notes: list[str] = []
-    for name, question in questions(path):
+    for name, question in questions(path, past):
         try:
             value, said = question()
             answers[name] = ("answer", json.dumps(value, sort_keys=True, default=str))
@@ -183,7 +189,8 @@ def soak(
         shutil.rmtree(copy, ignore_errors=True)
         return Path(shutil.copytree(database, copy))
 
-    right, _ = ask(fresh())
+    past = first_filled(database)
+    right, _ = ask(fresh(), past)
     if bad := {k: v for k, v in right.items() if v[0] != "answer"}:
         raise SystemExit(f"the whole database does not answer: {bad}")
     if not doctor.examine(fresh()).healthy:
@@ -194,20 +201,20 @@ def soak(
         blob = bytearray(target.read_bytes())
         blob[offset] ^= change
         target.write_bytes(bytes(blob))
-        outcome = _judge(copy, right, kind, file, offset)
+        outcome = _judge(copy, past, right, kind, file, offset)
         outcomes.append(outcome)
         tell(outcome)
     return outcomes
 
 
-def _judge(copy: Path, right: Answers, kind: str, file: str, offset: int) -> Outcome:
+def _judge(copy: Path, past: int, right: Answers, kind: str, file: str, offset: int) -> Outcome:
     try:
         healthy = doctor.examine(copy).healthy  # before anything writes
     except MolqueryError:
         healthy = False
     except Exception as error:
         return Outcome(kind, file, offset, "WRONG", f"doctor: {type(error).__name__}: {error}")
-    answers, notes = ask(copy)
+    answers, notes = ask(copy, past)
     differ = [k for k, v in answers.items() if v[0] == "answer" and v != right[k]]
     broken = [f"{k}: {v[1]}" for k, v in answers.items() if v[0] == "broken"]
     refused = [k for k, v in answers.items() if v[0] == "refused"]

@@ -304,6 +304,61 @@ def test_an_archived_database_is_read(archive: Path, tmp_path: Path) -> None:
     assert [h["score"] for h in stored] == pytest.approx([h["score"] for h in anew], abs=1e-5)
 
 
+def another_reader(path: Path) -> tuple[Matrix, Matrix]:
+    """Stored shared vectors of slides, and those projected from the files as docs/format.md says.
+
+    Nothing of molquery is used.
+    """
+    import hashlib
+
+    import lance
+    from safetensors.numpy import load_file
+
+    def sha256(name: str) -> str:
+        return hashlib.sha256((path / name).read_bytes()).hexdigest()
+
+    told = json.loads((path / "manifest.json").read_bytes())
+    digest = told.pop("sha256")
+    text = json.dumps(told, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    assert hashlib.sha256(text.encode()).hexdigest() == digest
+    entry = told["tables"]["slides"]
+    assert all(sha256(f"slides.lance/{f}") == d for f, d in entry["files"].items())
+    assert f"_versions/{2**64 - 1 - entry['version']:020d}.manifest" in entry["files"]
+    table = lance.dataset(str(path / "slides.lance"), version=entry["version"]).to_table()
+    assert table.num_rows == entry["rows"]
+    space_id = told["spaces"]["default"]["space_id"]
+    folder = path / "spaces" / "default" / space_id[:12]
+    told = json.loads((folder / "space.json").read_bytes())
+    text = json.dumps({k: told[k] for k in ("facts", "folds", "models")}, sort_keys=True)
+    blob = (folder / "heads.safetensors").read_bytes()
+    assert hashlib.sha256(blob + text.encode()).hexdigest() == space_id
+    arrays, layout = load_file(folder / "heads.safetensors"), told["models"]["final"]
+    e = np.array(table["embedding"].to_pylist(), np.float32)
+    x = (e - arrays["final.slide.mean"]) / arrays["final.slide.scale"]
+    offsets = dict(zip(layout["cohorts"], arrays["final.slide.offsets"], strict=True))
+    mine = np.array([offsets.get(c, np.zeros(x.shape[1])) for c in table["cohort"].to_pylist()])
+    blocks = []
+    for i, weight in enumerate(layout["weights"]):
+        out = np.hstack([x - mine, x])
+        for j, gelu in enumerate(layout["gelu"][f"slide_heads.{i}"]):
+            name = f"final.slide_heads.{i}.{j}"
+            out = out @ arrays[f"{name}.weight"] + arrays[f"{name}.bias"]
+            assert not gelu
+        blocks.append(weight * out / np.linalg.norm(out, axis=1, keepdims=True))
+    shared = np.hstack(blocks)
+    shared /= np.linalg.norm(shared, axis=1, keepdims=True)
+    return np.array(table[f"shared_{space_id[:12]}"].to_pylist()), shared
+
+
+def test_the_format_page_is_enough_to_write_another_reader(aligned: Path, tmp_path: Path) -> None:
+    with zipfile.ZipFile(ARCHIVES / f"format-{schema.FORMAT_VERSION}.zip") as file:
+        file.extractall(tmp_path)
+    for path in (aligned, tmp_path):
+        stored, projected = another_reader(path)
+        assert len(stored) > 40
+        np.testing.assert_allclose(projected, stored, atol=1e-5)
+
+
 def test_the_newest_format_is_archived() -> None:
     assert (ARCHIVES / f"format-{schema.FORMAT_VERSION}.zip").is_file()
 

@@ -368,12 +368,12 @@ def test_the_soak_sees_a_wrong_answer(
 ) -> None:
     """Without the checksums of the tables it must cry: a check that cannot fail proves nothing."""
     monkeypatch.setattr("molquery.database.tables.Checks.check", lambda *_: None)
-    monkeypatch.setattr(soak, "_restored", lambda _: None)  # it would change the database
-    right, _ = soak.ask(aligned_copy)
+    monkeypatch.setattr(soak, "_restored", lambda *_: None)  # it would change the database
+    right, _ = soak.ask(aligned_copy, 2)
     first = Database.open(aligned_copy).matrix(PROFILES, PROFILES.vector)[0].tobytes()[:16]
     (data,) = [f for f in aligned_copy.glob("profiles.lance/data/*") if first in f.read_bytes()]
     blob = bytearray(data.read_bytes())
     blob[blob.index(first) + 2] ^= 1
     data.write_bytes(bytes(blob))
-    outcome = soak._judge(aligned_copy, right, "Lance data", data.name, 0)
+    outcome = soak._judge(aligned_copy, 2, right, "Lance data", data.name, 0)
     assert (outcome.verdict, outcome.told) == ("WRONG", "tables")
