@@ -341,6 +341,7 @@ class Engine:
             database=str(self.database.path),
             molquery=__version__,
             table_versions=dict(self.versions),
+            version=self.version,
             space=DEFAULT_SPACE,
             space_id=self.space_id,
             method=method,
