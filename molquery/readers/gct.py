@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from molquery.errors import FileFormatError, some
 from molquery.readers import body, columns, orientation
-from molquery.readers.base import Options, Profiles, Reader
+from molquery.readers.base import Input, Options, Profiles, Reader
 from molquery.readers.profile_table import finish
 
 WHAT = "a GCT file"
@@ -121,4 +121,16 @@ def _cut(path: Path, promised: str, there: str) -> FileFormatError:
     )
 
 
-READER = Reader("GCT 1.2/1.3", sniff, load)
+READER = Reader(
+    "GCT 1.2/1.3",
+    sniff,
+    load,
+    (
+        Input(
+            "GCT (GTEx, LINCS, GenePattern)", "`.gct` of version 1.2 or 1.3", "file.gct",
+            "profiles",
+            "Facts about samples become metadata; -666 is missing; the dimensions that the file "
+            "states must hold.",
+        ),
+    ),
+)  # fmt: skip
