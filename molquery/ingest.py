@@ -20,7 +20,13 @@ import pyarrow as pa
 from molquery import genes, readers, rna, scales, schema
 from molquery import keys as keyed
 from molquery.barcodes import patient_of, site_of
-from molquery.database import Database, content_hash, list_to_matrix, matrix_to_list
+from molquery.database import (
+    Database,
+    UpsertCounts,
+    content_hash,
+    list_to_matrix,
+    matrix_to_list,
+)
 from molquery.encoders import FEATURES_KIND, encoder_kind
 from molquery.errors import (
     ColumnError,
@@ -159,9 +165,7 @@ def _commit_slides(
             f"{missing} missing feature values in {affected} slides are kept as missing; "
             "the space imputes them"
         )
-    rows = _keep_joined(database, SLIDES, rows)
-    space = current_space(database)
-    counts = database.upsert(SLIDES, _project(rows, SLIDES, space), facts)
+    counts = _upsert(database, SLIDES, rows, facts)
     return IngestReport(
         table=SLIDES.name,
         inserted=counts.inserted,
@@ -243,7 +247,8 @@ def ingest_profiles(
     expression, stored, said = scales.to_stored(whole, scale)
     del whole
     notes += said
-    facts = {"encoder": "expression", "scale": stored, "dim": len(panel), "genes": panel}
+    facts = {"encoder": "expression", "scale": stored, "dim": len(panel), "genes": panel,
+             "gene_table": genes.table_version()}  # fmt: skip
     _check_facts(database, PROFILES, facts)
     keep, invalid = check_rows(
         expression, ids, allow_nan=True, skip_invalid=skip_invalid, noun="profile"
@@ -251,9 +256,7 @@ def ingest_profiles(
     metadata, more = storable(metadata)
     rows, said = _rows(PROFILES, ids, expression, metadata, keep)
     said += more
-    rows = _keep_joined(database, PROFILES, rows)
-    space = current_space(database)
-    counts = database.upsert(PROFILES, _project(rows, PROFILES, space), facts)
+    counts = _upsert(database, PROFILES, rows, facts)
     if embeddings:
         encoder, of, vectors = embeddings
         kept = set(rows[PROFILES.key].to_pylist())
@@ -270,6 +273,21 @@ def ingest_profiles(
         facts={"genes": str(len(panel)), "scale": stored, "read as": scale},
         notes=tuple(notes + said),
     )
+
+
+def _upsert(
+    database: Database, spec: TableSpec, rows: pa.Table, facts: Mapping[str, Any]
+) -> UpsertCounts:
+    """Write rows with their shared vectors, for the database as it is once the lock is held."""
+    with database.writing(f"ingest {spec.name}"):
+        _check_facts(database, spec, facts)
+        if database.has(spec) and database.facts(spec).get("genes") != facts.get("genes"):
+            raise MismatchError(
+                "profiles of another gene panel were ingested meanwhile",
+                hint="run the same command again",
+            )
+        rows = _keep_joined(database, spec, rows)
+        return database.upsert(spec, _project(rows, spec, current_space(database)), facts)
 
 
 def _embeddings_of(parts: Sequence[readers.Profiles]) -> tuple[str, list[str], Matrix] | None:
@@ -455,6 +473,11 @@ def ingest_metadata(
     table = pa.concat_tables(
         [readers.read_table(path) for path in paths], promote_options="permissive"
     )
+    with database.writing("ingest metadata"):
+        return _join_metadata(database, table, on)
+
+
+def _join_metadata(database: Database, table: pa.Table, on: str | None) -> MetadataReport:
     names = table.schema.names
     notes: list[str] = []
     if on is None:

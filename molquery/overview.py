@@ -51,6 +51,12 @@ def overview(database: Database) -> dict[str, Any]:
         out["space"] = entry["space_id"][:12]
         for name in ("method", "dim", "n_pairs", "split_on"):
             out[f"space: {name}"] = facts_of_space[name]
+        if hold_out := facts_of_space.get("hold_out"):
+            out["space: held out"] = hold_out["rule"]
+            for name, value in hold_out["quality"].items():
+                out[f"space: held out: {name}"] = value
+        if adaptation := facts_of_space.get("adaptation"):
+            out["space: adapted with"] = f"{len(adaptation['groups'])} of {adaptation['rule']}"
     for key, entry in sorted(manifest["indexes"].items()):
         state = index.why_stale(database, entry, manifest) or "current"
         out[f"index {key}"] = f"{entry['factory']}, recall@10 {entry['recall_at_10']:.3f}, {state}"

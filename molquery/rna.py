@@ -62,7 +62,7 @@ def keep(database: Database, ids: Sequence[str], vectors: Matrix, encoder: str) 
         MismatchError: the database keeps those of another model.
     """
     check(database, encoder, vectors.shape[1])
-    with database.writing():
+    with database.writing("ingest embeddings"):
         keys = database.read(PROFILES, [PROFILES.key])[PROFILES.key].to_pylist()
         at = {key: i for i, key in enumerate(keys)}
         rows = [at[i] for i in ids]

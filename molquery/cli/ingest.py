@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from molquery.cli.options import open_database
-from molquery.cli.render import notes_lines, progress_bar
+from molquery.cli.render import notes_lines, progress_bar, say
 from molquery.errors import some
 
 _PATHS = click.argument(
@@ -183,31 +183,34 @@ def metadata(ctx: click.Context, paths: tuple[Path, ...], on: str | None) -> Non
     from molquery.ingest import ingest_metadata
 
     report = ingest_metadata(database, paths, on=on)
-    click.echo(f"metadata: {len(report.columns)} columns: {some(report.columns, 12)}")
+    say(f"metadata: {len(report.columns)} columns: {some(report.columns, 12)}", err=False)
     by = f" by {on}" if on else ""
     for table, (matched, total) in report.matched.items():
-        click.echo(f"  matched {matched} of {total} {table}{by}")
+        say(f"  matched {matched} of {total} {table}{by}", err=False)
     if report.n_unmatched_file:
-        click.echo(
+        say(
             f"  {report.n_unmatched_file} rows of the file match nothing, "
-            f"such as {some(report.unmatched_file)}"
+            f"such as {some(report.unmatched_file)}",
+            err=False,
         )
     if report.n_unmatched_database:
-        click.echo(
+        say(
             f"  {report.n_unmatched_database} ids of the database are not in the file, "
-            f"such as {some(report.unmatched_database)}"
+            f"such as {some(report.unmatched_database)}",
+            err=False,
         )
     for line in notes_lines(report.notes):
-        click.echo(line, err=True)
+        say(line)
 
 
 def _print_report(report: Any) -> None:
     facts = ", ".join(f"{k} {v}" for k, v in report.facts.items())
-    click.echo(
+    say(
         f"{report.table}: {report.inserted} inserted, {report.updated} updated, "
-        f"{report.unchanged} unchanged ({facts})"
+        f"{report.unchanged} unchanged ({facts})",
+        err=False,
     )
     for reason, ids in report.skipped.items():
-        click.echo(f"  skipped {len(ids)} with {reason}: {some(ids, 3)}")
+        say(f"  skipped {len(ids)} with {reason}: {some(ids, 3)}", err=False)
     for line in notes_lines(report.notes):
-        click.echo(line, err=True)
+        say(line)

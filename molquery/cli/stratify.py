@@ -7,9 +7,11 @@ from pathlib import Path
 import click
 
 from molquery.cli.options import (
+    method_option,
     open_engine,
     output_options,
     read_signature,
+    scoring_option,
     signature_options,
     where_option,
 )
@@ -29,6 +31,8 @@ from molquery.cli.render import coverage_line, emit, notes_lines, predictability
 )
 @click.option("--within", type=click.Choice(["cohort"]), help="Cut inside each cohort.")
 @where_option
+@method_option
+@scoring_option
 @output_options
 @click.pass_context
 def stratify(
@@ -40,6 +44,8 @@ def stratify(
     cut: str,
     within: str | None,
     where: str | None,
+    method: str,
+    scoring: str,
     format_: str | None,
     output: Path | None,
     overwrite: bool,
@@ -53,7 +59,14 @@ def stratify(
     from molquery.query.cohort import stratify_cohort
 
     strata = stratify_cohort(
-        engine, signature, cut=cut, within=within, where=where, min_genes=min_genes
+        engine,
+        signature,
+        cut=cut,
+        within=within,
+        where=where,
+        method=method,
+        scoring=scoring,
+        min_genes=min_genes,
     )
     counts = ", ".join(f"{label} {n}" for label, n in strata.counts.items())
     points = "; ".join(

@@ -55,6 +55,7 @@ def export_database(
     except OSError as error:
         raise OutputError(f"cannot make {folder}", found=error.strerror) from error
     written: list[Path] = []
+    database = database.pinned()
     for spec in schema.TABLES.values():
         if not database.has(spec):
             continue
@@ -88,11 +89,11 @@ def export_database(
 
 def _table(database: Database, spec: TableSpec) -> pa.Table:
     """Every row in key order: key, metadata, its vectors, and the shared vector as `SHARED`."""
-    dataset = database.dataset(spec)
-    shared = [c for c in dataset.schema.names if c.startswith(schema.SHARED_PREFIX)][-1:]
-    names = [c for c in dataset.schema.names if not schema.is_internal(c)]
-    names += [c for c in (schema.EXPRESSION, schema.EMBEDDING) if c in dataset.schema.names]
-    table = database.read(spec, [*names, *shared], dataset=dataset)
+    every = database.dataset(spec).schema.names
+    shared = [c for c in every if c.startswith(schema.SHARED_PREFIX)][-1:]
+    names = [c for c in every if not schema.is_internal(c)]
+    names += [c for c in (schema.EXPRESSION, schema.EMBEDDING) if c in every]
+    table = database.read(spec, [*names, *shared])
     return table.rename_columns([*names, *([SHARED] if shared else [])])
 
 

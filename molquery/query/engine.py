@@ -6,7 +6,7 @@ from start to end, however the database changes meanwhile.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -15,10 +15,11 @@ import numpy as np
 
 from molquery import __version__, schema
 from molquery.database import Database, list_to_matrix
-from molquery.errors import ColumnError, DatabaseError, OutputError, some
-from molquery.evaluate.held_out import HeldOutPairs, predictabilities
-from molquery.predict import PATIENT_SCHEME, Operator
-from molquery.query import prepared
+from molquery.errors import ColumnError, DatabaseError, InputError, NotReadyError, OutputError, some
+from molquery.evaluate.held_out import HeldOutPairs, describe
+from molquery.genesets.scoring import GeneSet
+from molquery.predict import COHORT_SCHEME, PATIENT_SCHEME, SITE_SCHEME, Operator
+from molquery.query import calibrate, methods, prepared
 from molquery.query.prepared import Prepared
 from molquery.records import Predictability, Provenance
 from molquery.reference import DEFAULT_SCORING, Reference
@@ -35,10 +36,12 @@ class Engine:
     """
 
     def __init__(self, database: Database) -> None:
+        database = database.pinned()
         facts = space_facts(database)
         if facts is None:
             raise not_aligned(database)
         self.database = database
+        self.version = int(database.manifest()["version"])
         self.facts: dict[str, Any] = facts
         self.space_id = str(database.manifest()["spaces"][DEFAULT_SPACE]["space_id"])
         self.versions = {spec.name: database.version(spec) for spec in (SLIDES, PROFILES)}
@@ -47,34 +50,37 @@ class Engine:
         self.patients: Strings = as_text(table[schema.PATIENT])
         self.cohorts: Strings = as_text(table[schema.COHORT])
         self._pair_keys: Strings = as_text(table[facts["settings"]["pair_on"]])
+        #: (n_slides,) what was held out together when the space was learned, usually patients.
+        self.groups: Strings = as_text(table[self._split_on])
         self.notices: list[str] = []
+        if hold_out := facts.get("hold_out"):
+            self.notices.append(
+                f"the RNA of {hold_out['quality']['n_patients']} patients is held out of this "
+                f"space and not used ({hold_out['rule']})"
+            )
+        self._views: dict[str, list[methods.View]] = {}
         #: What searches on this snapshot have computed already (see `molquery.query.search`).
         self.answers: dict[tuple[Any, ...], Any] = {}
 
     @property
     def slide_columns(self) -> list[str]:
         """What is read of the slides."""
-        pair_on = self.facts["settings"]["pair_on"]
-        return list(dict.fromkeys([SLIDES.key, schema.PATIENT, schema.COHORT, pair_on]))
+        used = [SLIDES.key, schema.PATIENT, schema.COHORT]
+        return list(dict.fromkeys([*used, self.facts["settings"]["pair_on"], self._split_on]))
 
-    @cached_property
-    def _slides(self) -> Any:
-        return self.database.dataset(SLIDES, self.versions[SLIDES.name])
-
-    @cached_property
-    def _profiles(self) -> Any:
-        return self.database.dataset(PROFILES, self.versions[PROFILES.name])
+    @property
+    def _split_on(self) -> str:
+        return str(self.facts["split_on"])
 
     def is_current(self) -> bool:
         """True while the database is in the state of this snapshot."""
-        space = self.database.manifest()["spaces"].get(DEFAULT_SPACE, {})
-        now = {spec.name: self.database.version(spec) for spec in (SLIDES, PROFILES)}
-        return space.get("space_id") == self.space_id and now == self.versions
+        return self.database.is_current()
 
     @cached_property
     def reference(self) -> Reference:
         """The expression profiles that signatures are scored in."""
-        reference = Reference(self.database)
+        hold_out = self.facts.get("hold_out") or {}
+        reference = Reference(self.database, hold_out.get("profiles", ()))
         if self._stored is not None:
             reference.moments = self._stored.moments
         return reference
@@ -119,6 +125,12 @@ class Engine:
         """Predicted scores (n_slides, S) from reference scores (n_reference, S)."""
         return self.operator.apply(scores)
 
+    def views(self, scheme: str) -> list[methods.View]:
+        """What the models of a fold scheme see in the shared space; kept once computed."""
+        if scheme not in self._views:
+            self._views[scheme] = methods.views(self, scheme)
+        return self._views[scheme]
+
     @cached_property
     def held_out(self) -> Bools:
         """(n_slides,) slides that a model predicts which has not seen their patient."""
@@ -130,10 +142,89 @@ class Engine:
         uncertain (`molquery.predict`)."""
         return np.asarray(self.operator.soft_share == 0)
 
+    def domain(self, rows: Ints) -> list[str]:
+        """'in' or 'out': whether each slide is like those that the model has learned from."""
+        return ["out" if out else "in" for out in self.out_of_domain[rows]]
+
+    def domain_notes(self, rows: Bools) -> list[str]:
+        """A note for every cohort in which far more slides are out of domain than chance allows."""
+        notes = []
+        for cohort in np.unique(self.cohorts[rows]):
+            mine = rows & (self.cohorts == cohort)
+            out = int((mine & self.out_of_domain).sum())
+            if out >= 5 and out > 5 * calibrate.FALSE_ALARM * mine.sum():
+                notes.append(
+                    f"{out} of {int(mine.sum())} slides of {cohort or 'no cohort'} are unlike "
+                    "those that the model has learned from (of ordinary slides about "
+                    f"{calibrate.FALSE_ALARM:.0%}): domain 'out', trust their scores less"
+                )
+        return notes
+
     def basis(self, rows: Ints) -> list[str]:
         """What each slide's score rests on: see `molquery.query.search.COLUMNS`."""
         seen = np.where(self.held_out[rows], "held-out", "projected")
         return [str(b) for b in np.where(self.unseen[rows], "unseen cohort", seen)]
+
+    @cached_property
+    def out_of_domain(self) -> Bools:
+        """(n_slides,) slides unlike those that the model learned from: see `calibrate.outlying`."""
+        held = self.held_out
+        distance = np.asarray(self.operator.distance, dtype=np.float64)
+        return calibrate.outlying(distance, held, self.cohorts, self.groups)
+
+    def intervals(
+        self,
+        predicted: Float,
+        measured: Float,
+        level: float = calibrate.LEVEL,
+        *,
+        method: str = methods.DEFAULT_METHOD,
+    ) -> tuple[Float, Float]:
+        """Prediction intervals of one signature's slide scores: low and high, each (n_slides,).
+
+        The measured score of a new patient of a cohort lies inside with probability `level`:
+        predicted plus or minus the conformal bound on |measured - predicted| over the cohort's
+        held-out patients. A cohort with RNA of fewer than `calibrate.MIN_PATIENTS` patients, or of
+        none, gets the widest bound that any other cohort needs when it is left out as a whole and
+        predicted by the rest. NaN where neither can be measured.
+
+        Args:
+            predicted: (n_slides,) scores by the method.
+            measured: (n_reference,) scores of the same signature in the reference.
+            method: what predicted. Cohorts left out are predicted by the ridge, as `blend` does; by
+                another method a cohort without enough patients has no interval.
+
+        Raises:
+            InputError: `level` is not between 0 and 1.
+        """
+        if not 0 < level < 1:
+            raise InputError("the level of an interval lies between 0 and 1", found=str(level))
+        slide, profile = self.pairs.slide, self.pairs.profile
+        cohorts, groups = self.cohorts[slide], self.groups[slide]
+        truth = measured[profile]
+        errors = np.abs(truth - predicted[slide])
+        bounds = calibrate.cohort_bounds(errors, cohorts, groups, level)
+        elsewhere = np.nan
+        if COHORT_SCHEME in self.operators and method in ("blend", "ridge"):
+            left_out = self.operators[COHORT_SCHEME].apply(measured[:, None])[:, 0]
+            errors = np.abs(truth - left_out[slide])
+            worst = calibrate.cohort_bounds(errors, cohorts, groups, level).values()
+            elsewhere = max(worst, default=calibrate.conformal_bound(errors, groups, level))
+        names, code = np.unique(self.cohorts, return_inverse=True)
+        half = np.array([bounds.get(str(name), elsewhere) for name in names])[code]
+        half[~np.isfinite(half)] = np.nan
+        return predicted - half, predicted + half
+
+    def interval_note(self, low: Float) -> list[str]:
+        """A note when some of the lower ends (n,) are missing, else nothing."""
+        lacking = int(np.isnan(low).sum())
+        if not lacking:
+            return []
+        return [
+            f"no interval for {lacking} slides: their cohort has RNA of fewer than "
+            f"{calibrate.MIN_PATIENTS} held-out patients, and how far predictions carry over "
+            "between cohorts cannot be measured here"
+        ]
 
     def unseen_note(self, rows: Bools) -> list[str]:
         """A warning when slides of unseen cohorts are among those ranked, else nothing."""
@@ -143,7 +234,8 @@ class Engine:
         named = some(np.unique(self.cohorts[mine]).tolist())
         return [
             f"{int(mine.sum())} slides are of cohorts without any RNA ({named}): trust their order "
-            "within the cohort, not their level against other cohorts"
+            "within the cohort, not their level against other cohorts; their interval is as wide "
+            "as any cohort needs when it is left out"
         ]
 
     @cached_property
@@ -156,7 +248,7 @@ class Engine:
         if pair_on == schema.PATIENT:
             keys = self.reference.patients
         else:
-            table = self.database.read(PROFILES, [pair_on], dataset=self._profiles)
+            table = self.database.read(PROFILES, [pair_on])
             keys = as_text(table[pair_on])
         rows_of: dict[str, list[int]] = {}
         for j, key in enumerate(keys):
@@ -167,18 +259,41 @@ class Engine:
             for i in np.flatnonzero(operator.model >= 0)
             for j in rows_of.get(str(self._pair_keys[i]), [])
         ]
+        if not both:  # they were deleted after the space was learned
+            raise NotReadyError(
+                f"no slide of {self.database.path} has a profile of its own patient any more: "
+                "how far to trust a score cannot be measured",
+                hint="molquery ingest profiles, or molquery restore; molquery history",
+            )
         slide, profile = (np.array(side, dtype=np.int64) for side in zip(*both, strict=True))
         return HeldOutPairs.of(slide, profile, self.cohorts)
 
-    def predictability(self, scores: Float) -> Predictability:
-        """Held-out quality of one signature, with its place among the Hallmark sets."""
-        found = predictabilities(self.operators, self.pairs, scores[:, :1])[0]
+    def predictability(
+        self,
+        scores: Float,
+        *,
+        method: str = methods.DEFAULT_METHOD,
+        sets: Sequence[GeneSet] = (),
+    ) -> Predictability:
+        """Held-out quality of one signature, with its place among the Hallmark sets.
+
+        Args:
+            scores: (n_reference, 1) its measured scores.
+            method: what predicts it; the place is among Hallmark sets predicted by the default.
+            sets: the signature as positions and weights, for methods that need them.
+        """
+        schemes = [s for s in (PATIENT_SCHEME, SITE_SCHEME) if s in self.operators]
+        predicted = {
+            scheme: self.pairs.average(methods.predict(self, method, scores[:, :1], sets, scheme))
+            for scheme in schemes
+        }
+        found = describe(predicted, self.pairs, scores[:, :1])[0]
         # A Hallmark set must not come after itself, whose scores differ by rounding.
         bar = prepared.standing(found) + 1e-6
         better = sum(prepared.standing(other) > bar for other in self.spectrum.values())
         of = len(self.spectrum)
         return replace(
-            found, rank=better + 1 if of else None, of=of or None, split_on=self.facts["split_on"]
+            found, rank=better + 1 if of else None, of=of or None, split_on=self._split_on
         )
 
     @cached_property
@@ -210,14 +325,14 @@ class Engine:
         held = self.database.metadata_columns(SLIDES)
         if name not in held:
             raise ColumnError(f"slides have no column {name}", found=some(held, 30))
-        table = self.database.read(SLIDES, [name], dataset=self._slides)
+        table = self.database.read(SLIDES, [name])
         return as_text(table[name])
 
     def slides_where(self, where: str | None) -> Bools:
         """(n_slides,) mask of the slides that satisfy a SQL filter over the metadata."""
         if where is None:
             return np.ones(len(self.slide_ids), dtype=bool)
-        table = self.database.read(SLIDES, [SLIDES.key], where=where, dataset=self._slides)
+        table = self.database.read(SLIDES, [SLIDES.key], where=where)
         return np.isin(self.slide_ids, as_text(table[SLIDES.key]))
 
     def provenance(self, method: str, parameters: dict[str, Any], **more: Any) -> Provenance:
