@@ -19,7 +19,8 @@ ROOT = Path(molquery.__file__).parent
 LAYERS = (
     {"cli"},
     {"api", "demo"},
-    {"query", "align", "export", "ingest", "stratify", "figures", "pages", "overview", "synth"},
+    {"query", "align", "export", "ingest", "stratify", "associate", "outcomes", "figures", "pages",
+     "overview", "synth"},
     {"evaluate", "predict", "reference", "space", "index", "recipes", "genesets", "readers",
      "genes", "database", "resume"},
     {"records", "vectors", "schema", "errors", "files", "barcodes", "encoders", "threads",
