@@ -43,6 +43,8 @@ from molquery.vectors import (
 
 PATIENT_SCHEME = "patient"
 SITE_SCHEME = "site"
+#: Whole cohorts left out one at a time, each predicted as a cohort without any pair is.
+COHORT_SCHEME = "cohort"
 NEIGHBOURS = 200
 #: Weight of the soft average beside the ridge, for cohorts with pairs.
 SOFT_SHARE = 0.7
@@ -51,8 +53,9 @@ RIDGE = 3.0  # penalty, in units of the kernel x.x' / p
 OWN_SLOPE = 0.5  # prior variance of a cohort's own slopes, beside 1 for the shared ones
 LEVEL = 1.0  # prior variance of a cohort's own level
 GRAND = 10.0  # prior variance of the level shared by all cohorts: hardly shrunk
+NEAREST = 10  # training slides whose mean distance says how near a slide is to them
 #: What stored operators depend on beside the data; the first number counts changes of the formula.
-SETTINGS = (1, NEIGHBOURS, SOFT_SHARE, COMPONENTS, RIDGE, OWN_SLOPE, LEVEL, GRAND)
+SETTINGS = (2, NEIGHBOURS, SOFT_SHARE, COMPONENTS, RIDGE, OWN_SLOPE, LEVEL, GRAND)
 _FEW_SETS = 4  # up to here the weights are used as they are: no matrix, no scipy
 _DENSE_CELLS = 50_000_000  # slides x profiles up to which the weights are held as a dense matrix
 
@@ -69,6 +72,11 @@ class Operator:
         components: (n_slides, m + 1) c_i and a constant 1.
         group: (n_slides,) int64, which of the solvers applies: one per model and cohort.
         solvers: (n_groups, m + 1, n_reference) float32, G of the formula.
+        distance: (n_slides, 2) float32, how far each slide lies from the training slides of its
+            model: the root mean square distance to the `NEAREST` of them along the principal
+            components, and the distance from the plane of those components (the root of the
+            squared prediction error, doi:10.1080/00401706.1979.10489779). Units: standardised
+            features. NaN where the scheme does not measure it.
     """
 
     neighbours: npt.NDArray[np.int32]
@@ -78,6 +86,7 @@ class Operator:
     components: Matrix
     group: Ints
     solvers: Matrix
+    distance: Matrix
 
     @property
     def n_reference(self) -> int:
@@ -164,6 +173,7 @@ def build_operator(space: SharedSpace, scheme: str, slides: Rows, profiles: Rows
     components = np.zeros((n, COMPONENTS + 1), np.float32)
     soft_share = np.full(n, SOFT_SHARE, dtype=np.float32)
     group = np.zeros(n, dtype=np.int64)
+    distance = np.full((n, 2), np.nan, dtype=np.float32)
     solvers: list[Matrix] = []
     for m, fold in enumerate([*folds, Fold(scheme, frozenset(), space.final)]):
         rows = np.flatnonzero(model == (m if m < len(folds) else -1))
@@ -189,13 +199,55 @@ def build_operator(space: SharedSpace, scheme: str, slides: Rows, profiles: Rows
             continue
         ridge = _ridge(standard[trained], slides, trained, profiles, known)
         components[rows] = ridge.components(standard[rows])
+        distance[rows] = ridge.distances(standard[rows], standard[trained])
         for cohort in np.unique(slides.cohorts[rows]):
             mine = rows[slides.cohorts[rows] == cohort]
             solvers.append(ridge.solver(str(cohort)))
             group[mine] = len(solvers) - 1
             if str(cohort) not in ridge.cohorts:
                 soft_share[mine] = 0.0
-    return Operator(neighbours, weights, soft_share, model, components, group, np.stack(solvers))
+    stacked = np.stack(solvers)
+    return Operator(neighbours, weights, soft_share, model, components, group, stacked, distance)
+
+
+def build_left_out(space: SharedSpace, slides: Rows, profiles: Rows) -> Operator | None:
+    """Every slide predicted as if its cohort had no pair: by the ridge of all other cohorts.
+
+    The fold of a paired slide is the position of its cohort among those with pairs. Features are
+    standardised by the final model, which has seen the cohort's slides but uses no RNA for it.
+    None where there is only one cohort.
+    """
+    paired = np.isin(slides.keys, profiles.keys[profiles.keys != ""])
+    in_folds = {g for fold in space.folds if fold.scheme == PATIENT_SCHEME for g in fold.held_out}
+    trained = paired & np.isin(slides.groups, sorted(in_folds))
+    seen = np.unique(slides.cohorts[trained])
+    if len(seen) < 2:
+        return None
+    standard = space.final.slide_input.standardise(slides.vectors)
+    n = len(slides.vectors)
+    components = np.zeros((n, COMPONENTS + 1), np.float32)
+    group = np.zeros(n, dtype=np.int64)
+    solvers = []
+    for c, cohort in enumerate([*seen, None]):
+        mine = slides.cohorts == cohort if cohort is not None else ~np.isin(slides.cohorts, seen)
+        own = mine & paired
+        others = trained & ~mine & ~np.isin(slides.groups, slides.groups[own])
+        known = (profiles.cohorts != cohort) & ~np.isin(profiles.keys, slides.keys[own])
+        rows = np.flatnonzero(others)
+        ridge = _ridge(standard[rows], slides, rows, profiles, np.flatnonzero(known))
+        components[mine] = ridge.components(standard[mine])
+        group[mine] = c
+        solvers.append(ridge.solver(cohort))
+    return Operator(
+        neighbours=np.full((n, 1), -1, np.int32),
+        weights=np.zeros((n, 1), np.float32),
+        soft_share=np.zeros(n, np.float32),
+        model=np.where(paired & np.isin(slides.cohorts, seen), group, -1),
+        components=components,
+        group=group,
+        solvers=np.stack(solvers),
+        distance=np.full((n, 2), np.nan, np.float32),
+    )
 
 
 @dataclass(frozen=True)
@@ -228,8 +280,25 @@ class _Ridge:
         c = (standardised - self.centre) @ self.directions
         return np.hstack([c, np.ones((len(c), 1), np.float32)]).astype(np.float32)
 
-    def solver(self, cohort: str) -> Matrix:
-        """(COMPONENTS + 1, n_reference) G: from reference scores to slopes and level."""
+    def distances(self, standardised: Matrix, training: Matrix) -> Matrix:
+        """(n, 2) `Operator.distance` of slides from the training slides, both standardised."""
+        centred = (standardised - self.centre).astype(np.float64)
+        c = centred @ self.directions.astype(np.float64)
+        t = (training - self.centre).astype(np.float64) @ self.directions.astype(np.float64)
+        squares = (c**2).sum(axis=1)
+        apart = squares[:, None] - 2 * c @ t.T + (t**2).sum(axis=1)
+        k = min(NEAREST, len(t))
+        near = np.partition(apart, k - 1, axis=1)[:, :k].mean(axis=1)
+        # With no more features than components nothing is left but rounding.
+        off = (centred**2).sum(axis=1) - squares if self.p > COMPONENTS else np.zeros(len(c))
+        apart = np.sqrt(np.maximum(np.stack([near, off], axis=1), 0.0))
+        return np.asarray(apart, dtype=np.float32)
+
+    def solver(self, cohort: str | None) -> Matrix:
+        """(COMPONENTS + 1, n_reference) G: from reference scores to slopes and level.
+
+        None, like a cohort without pairs, has the shared slopes and level alone.
+        """
         own = (self.unit_cohorts == cohort).astype(np.float64)
         slopes = (self.x * (1 + OWN_SLOPE * own)[:, None]).T / (self.p * (1 + OWN_SLOPE))
         level = LEVEL * own + GRAND
@@ -278,9 +347,15 @@ def compute_operators(database: Database, space: SharedSpace) -> dict[str, Opera
         return Rows(vectors, keys, groups, cohorts)
 
     slides, profiles = rows(SLIDES), rows(PROFILES)
-    schemes = dict.fromkeys([PATIENT_SCHEME, *(fold.scheme for fold in space.folds)])
-    built = parallel(lambda s: build_operator(space, s, slides, profiles), list(schemes))
-    return dict(zip(schemes, built, strict=True))
+
+    def build(scheme: str) -> Operator | None:
+        if scheme == COHORT_SCHEME:
+            return build_left_out(space, slides, profiles)
+        return build_operator(space, scheme, slides, profiles)
+
+    schemes = list(dict.fromkeys([PATIENT_SCHEME, *(f.scheme for f in space.folds), COHORT_SCHEME]))
+    built = zip(schemes, parallel(build, schemes), strict=True)
+    return {scheme: operator for scheme, operator in built if operator is not None}
 
 
 def _soft_neighbours(

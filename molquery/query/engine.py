@@ -15,10 +15,10 @@ import numpy as np
 
 from molquery import __version__, schema
 from molquery.database import Database, list_to_matrix
-from molquery.errors import ColumnError, DatabaseError, OutputError, some
+from molquery.errors import ColumnError, DatabaseError, InputError, OutputError, some
 from molquery.evaluate.held_out import HeldOutPairs, predictabilities
-from molquery.predict import PATIENT_SCHEME, Operator
-from molquery.query import prepared
+from molquery.predict import COHORT_SCHEME, PATIENT_SCHEME, Operator
+from molquery.query import calibrate, prepared
 from molquery.query.prepared import Prepared
 from molquery.records import Predictability, Provenance
 from molquery.reference import DEFAULT_SCORING, Reference
@@ -47,6 +47,8 @@ class Engine:
         self.patients: Strings = as_text(table[schema.PATIENT])
         self.cohorts: Strings = as_text(table[schema.COHORT])
         self._pair_keys: Strings = as_text(table[facts["settings"]["pair_on"]])
+        #: (n_slides,) what was held out together when the space was learned, usually patients.
+        self.groups: Strings = as_text(table[self._split_on])
         self.notices: list[str] = []
         #: What searches on this snapshot have computed already (see `molquery.query.search`).
         self.answers: dict[tuple[Any, ...], Any] = {}
@@ -54,8 +56,12 @@ class Engine:
     @property
     def slide_columns(self) -> list[str]:
         """What is read of the slides."""
-        pair_on = self.facts["settings"]["pair_on"]
-        return list(dict.fromkeys([SLIDES.key, schema.PATIENT, schema.COHORT, pair_on]))
+        used = [SLIDES.key, schema.PATIENT, schema.COHORT]
+        return list(dict.fromkeys([*used, self.facts["settings"]["pair_on"], self._split_on]))
+
+    @property
+    def _split_on(self) -> str:
+        return str(self.facts["split_on"])
 
     @cached_property
     def _slides(self) -> Any:
@@ -135,6 +141,49 @@ class Engine:
         seen = np.where(self.held_out[rows], "held-out", "projected")
         return [str(b) for b in np.where(self.unseen[rows], "unseen cohort", seen)]
 
+    @cached_property
+    def out_of_domain(self) -> Bools:
+        """(n_slides,) slides unlike those that the model learned from: see `calibrate.outlying`."""
+        held = self.held_out
+        distance = np.asarray(self.operator.distance, dtype=np.float64)
+        return calibrate.outlying(distance, held, self.cohorts, self.groups)
+
+    def intervals(
+        self, predicted: Float, measured: Float, level: float = calibrate.LEVEL
+    ) -> tuple[Float, Float]:
+        """Prediction intervals of one signature's slide scores: low and high, each (n_slides,).
+
+        The measured score of a new patient of a cohort lies inside with probability `level`:
+        predicted plus or minus the conformal bound on |measured - predicted| over the cohort's
+        held-out patients. A cohort with RNA of fewer than `calibrate.MIN_PATIENTS` patients, or of
+        none, gets the widest bound that any other cohort needs when it is left out as a whole and
+        predicted by the rest. NaN where neither can be measured.
+
+        Args:
+            predicted: (n_slides,) scores of `predict`.
+            measured: (n_reference,) scores of the same signature in the reference.
+
+        Raises:
+            InputError: `level` is not between 0 and 1.
+        """
+        if not 0 < level < 1:
+            raise InputError("the level of an interval lies between 0 and 1", found=str(level))
+        slide, profile = self.pairs.slide, self.pairs.profile
+        cohorts, groups = self.cohorts[slide], self.groups[slide]
+        truth = measured[profile]
+        errors = np.abs(truth - predicted[slide])
+        bounds = calibrate.cohort_bounds(errors, cohorts, groups, level)
+        elsewhere = np.nan
+        if COHORT_SCHEME in self.operators:
+            left_out = self.operators[COHORT_SCHEME].apply(measured[:, None])[:, 0]
+            errors = np.abs(truth - left_out[slide])
+            worst = calibrate.cohort_bounds(errors, cohorts, groups, level).values()
+            elsewhere = max(worst, default=calibrate.conformal_bound(errors, groups, level))
+        names, code = np.unique(self.cohorts, return_inverse=True)
+        half = np.array([bounds.get(str(name), elsewhere) for name in names])[code]
+        half[~np.isfinite(half)] = np.nan
+        return predicted - half, predicted + half
+
     def unseen_note(self, rows: Bools) -> list[str]:
         """A warning when slides of unseen cohorts are among those ranked, else nothing."""
         mine = rows & self.unseen
@@ -178,7 +227,7 @@ class Engine:
         better = sum(prepared.standing(other) > bar for other in self.spectrum.values())
         of = len(self.spectrum)
         return replace(
-            found, rank=better + 1 if of else None, of=of or None, split_on=self.facts["split_on"]
+            found, rank=better + 1 if of else None, of=of or None, split_on=self._split_on
         )
 
     @cached_property
