@@ -10,14 +10,15 @@ import click
 
 from molquery.cli.options import (
     open_engine,
-    output_options,
     read_signature,
     registered_sets,
+    study_options,
     where_option,
 )
 from molquery.cli.render import (
     coverage_line,
     emit,
+    emit_study,
     emit_tests,
     notes_lines,
     predictability_lines,
@@ -111,7 +112,13 @@ def _testing(function: Callable[..., Any]) -> Callable[..., Any]:
 @where_option
 @_testing
 @click.option("--xy", metavar="X,Y", help="Columns of a region's position, for GeoJSON.")
-@output_options
+@click.option(
+    "--diameter",
+    type=click.FloatRange(0, min_open=True),
+    metavar="PIXELS",
+    help="Of the round region that a row stands for, for GeoJSON.",
+)
+@study_options
 @click.pass_context
 def stratify(
     ctx: click.Context,
@@ -125,6 +132,9 @@ def stratify(
     min_confidence: float | None,
     where: str | None,
     xy: str | None,
+    diameter: float | None,
+    study_id: str | None,
+    cancer_type: str,
     format_: str | None,
     output: Path | None,
     overwrite: bool,
@@ -136,9 +146,11 @@ def stratify(
     Each row has its stratum, how sure that is, and a call: the stratum, or uncertain. Tests count
     patients; they are exploratory.
     """
+    from molquery.files import refuse_existing
     from molquery.query.strata import stratify_cohort
     from molquery.query.tested import Outcomes
 
+    refuse_existing([output, save_cuts, tests], overwrite=overwrite)
     outcomes = Outcomes(
         time=more["time"], event=more["event"], event_is=more["event_is"], tests=more["columns"],
         covariates=tuple(filter(None, more["covariates"].split(","))), apart=more["each_cohort"],
@@ -152,27 +164,35 @@ def stratify(
         from molquery.export.cutfile import read_cuts
 
         planned = read_cuts(cuts)
+    if outcomes or (fixed["cut"] or "").startswith("mixture"):
+        from molquery.cli.main import pandas_now
+
+        pandas_now()
+    engine = open_engine(ctx)
     strata = stratify_cohort(
-        open_engine(ctx), signatures, cut=fixed["cut"], rules=_named(rules, signatures),
+        engine, signatures, cut=fixed["cut"], rules=_named(rules, signatures),
         cuts=planned, by=fixed["by"] or ("patient" if outcomes else "slide"),
         slides="weighted" if fixed["weight"] else fixed["slides"] or "mean",
         weight=fixed["weight"], within=fixed["within"], where=where,
         scoring=fixed["scoring"] or "mean_z", min_confidence=min_confidence,
-        outcomes=outcomes or None, coordinates=_axes(xy), min_genes=min_genes,
+        outcomes=outcomes or None, coordinates=_axes(xy), diameter=diameter,
+        min_genes=min_genes,
     )  # fmt: skip
     if save_cuts is not None:
         from molquery.export.cutfile import write_cuts
 
         write_cuts(strata.cuts, save_cuts, overwrite=overwrite)
-    emit(
-        strata.table,
-        provenance=strata.provenance,
-        document=strata.to_dict(),
-        format_=format_,
-        output=output,
-        overwrite=overwrite,
-        caption=_caption(strata),
-    )
+    if format_ == "cbioportal":
+        emit_study(
+            engine, [part.signature for part in strata.parts], strata=strata, where=where,
+            scoring=strata.cuts.scoring, min_genes=min_genes, study_id=study_id,
+            cancer_type=cancer_type, output=output, overwrite=overwrite, caption=_caption(strata),
+        )  # fmt: skip
+    else:
+        emit(
+            strata.table, provenance=strata.provenance, document=strata.to_dict(), format_=format_,
+            output=output, overwrite=overwrite, caption=_caption(strata),
+        )  # fmt: skip
     if strata.associations is not None:
         emit_tests(strata.associations, strata.provenance, tests, overwrite=overwrite)
 

@@ -18,6 +18,7 @@ from molquery import __version__, schema
 from molquery.database import Database, list_to_matrix
 from molquery.errors import OutputError
 from molquery.export.document import to_json
+from molquery.export.h5ad import series
 from molquery.export.parquet import write as write_parquet
 from molquery.files import atomic_path, write_bytes
 from molquery.readers.exported import KEY, SCALE, SHARED
@@ -100,7 +101,7 @@ def _write_h5ad(
 
     vectors = (spec.vector, SHARED)
     columns = [c for c in table.schema.names if c not in (spec.key, *vectors)]
-    obs = pd.DataFrame({c: _series(table[c]) for c in columns})
+    obs = pd.DataFrame({c: series(table[c]) for c in columns})
     obs.index = pd.Index(table[spec.key].to_pylist(), dtype=object, name=spec.key)
     if spec is PROFILES:
         var = pd.DataFrame(index=pd.Index(facts["genes"], dtype=object))
@@ -112,18 +113,3 @@ def _write_h5ad(
     obsm = {f"X_{SHARED}": list_to_matrix(table[SHARED])} if SHARED in table.schema.names else {}
     data = anndata.AnnData(list_to_matrix(table[spec.vector]), obs, var, uns=uns, obsm=obsm)
     data.write_h5ad(path, compression="gzip")
-
-
-def _series(column: pa.ChunkedArray) -> Any:
-    """A column as `.h5ad` can hold it, missing values included."""
-    import pandas as pd
-
-    kind = column.type
-    if pa.types.is_boolean(kind):
-        return pd.array(column.to_pylist(), dtype="boolean")
-    if pa.types.is_integer(kind) and column.null_count:
-        return pd.array(column.to_pylist(), dtype="Int64")
-    if pa.types.is_integer(kind) or pa.types.is_floating(kind):
-        return column.to_numpy()
-    texts = [None if v is None else str(v) for v in column.to_pylist()]
-    return pd.Categorical(texts)

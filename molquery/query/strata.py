@@ -30,7 +30,7 @@ from molquery.query.units import By, Called, Errors, Units, numbers_of, units_of
 from molquery.records import Coverage, Predictability, Provenance, Signature
 from molquery.reference import DEFAULT_SCORING
 from molquery.schema import COHORT
-from molquery.stratify import OTHER, Cut, Rule
+from molquery.stratify import OTHER, UNCERTAIN, Cut, Rule
 from molquery.vectors import Float, Strings
 
 #: Confidence under which a stratum is called uncertain: three to two on the assigned side.
@@ -152,6 +152,7 @@ def stratify_cohort(
     min_confidence: float | None = None,
     outcomes: Outcomes | None = None,
     coordinates: tuple[str, str] | None = None,
+    diameter: float | None = None,
     min_genes: int = MIN_GENES,
     min_fraction: float = MIN_FRACTION,
 ) -> Strata:
@@ -171,6 +172,7 @@ def stratify_cohort(
         min_confidence: under which a row is called uncertain; 0.6 by default, 0 for never.
         outcomes: what the strata are tested against.
         coordinates: columns of a slide's position, added to the table as x and y.
+        diameter: of the round region that a slide stands for, in the same pixels.
 
     Raises:
         InputError: the cut is not possible, such as in a cohort with too few slides; an outcome
@@ -261,7 +263,7 @@ def stratify_cohort(
         notes=tuple(notes),
     )  # fmt: skip
     return Strata(
-        table=_table(engine, units, parts, sets, coordinates),
+        table=_table(engine, units, parts, sets, coordinates, diameter),
         parts=tuple(parts), sets=tuple(sets), rules=tuple(rules), cuts=fitted, associations=found,
         provenance=provenance, notes=tuple([*notes, *engine.notices]),
     )  # fmt: skip
@@ -356,6 +358,7 @@ def _table(
     parts: Sequence[Part],
     sets: Sequence[Called],
     coordinates: tuple[str, str] | None,
+    diameter: float | None,
 ) -> pa.Table:
     columns: dict[str, Any] = {}
     if units.by == "slide":
@@ -369,6 +372,8 @@ def _table(
             raise InputError("a patient has no coordinates", hint="--by slide")
         for axis, name in zip(("x", "y"), coordinates, strict=True):
             columns[axis] = _nullable(numbers_of(engine, name)[units.rows])
+        if diameter:
+            columns["diameter"] = np.full(len(units.ids), float(diameter))
     called = {s.name: s for s in sets}
     several = len(parts) > 1
     for part in parts:
@@ -381,13 +386,14 @@ def _table(
             f"{prefix}percentile": calibrate.percentile(part.score),
             f"{prefix}cohort_percentile": _nullable(percentiles),
             f"{prefix}cohort_z": _nullable(standard),
-            f"{prefix}stratum": part.strata.tolist(),
+            f"{prefix}stratum": _coded(part.strata, part.cut.labels, ordered=True),
             f"{prefix}confidence": _nullable(part.confidence),
         }
         if own := called.get(part.signature.name):
             columns |= _called(own, prefix)
     if joined := called.get("rules"):
-        columns |= {"stratum": joined.labels.tolist(), "confidence": _nullable(joined.confidence)}
+        columns["stratum"] = _coded(joined.labels, joined.order, ordered=False)
+        columns["confidence"] = _nullable(joined.confidence)
         columns |= _called(joined, "")
     columns["basis"] = _basis(engine, units)
     return pa.table(columns)
@@ -395,7 +401,17 @@ def _table(
 
 def _called(one: Called, prefix: str) -> dict[str, Any]:
     reasons = [r or None for r in one.reason.tolist()]
-    return {f"{prefix}call": one.call.tolist(), f"{prefix}reason": pa.array(reasons, pa.string())}
+    return {
+        f"{prefix}call": _coded(one.call, (*one.order, UNCERTAIN), ordered=False),
+        f"{prefix}reason": pa.array(reasons, pa.string()),
+    }
+
+
+def _coded(labels: Strings, order: Sequence[str], *, ordered: bool) -> pa.DictionaryArray:
+    """Labels (n,) as categories in their order, those without a row included."""
+    place = {label: i for i, label in enumerate(order)}
+    codes = pa.array([place[str(label)] for label in labels], pa.int32())
+    return pa.DictionaryArray.from_arrays(codes, pa.array(order, pa.string()), ordered=ordered)
 
 
 def _basis(engine: Engine, units: Units) -> list[str]:
