@@ -79,6 +79,11 @@ class Engine:
         now = {spec.name: self.database.version(spec) for spec in (SLIDES, PROFILES)}
         return space.get("space_id") == self.space_id and now == self.versions
 
+    def need_current(self) -> None:
+        """Raise DatabaseError when the tables are no longer those of this snapshot."""
+        if not self.is_current():
+            raise DatabaseError("the database has changed since it was opened", hint="ask again")
+
     @cached_property
     def reference(self) -> Reference:
         """The expression profiles that signatures are scored in."""
@@ -89,6 +94,7 @@ class Engine:
 
     @cached_property
     def _stored(self) -> Prepared | None:
+        self.need_current()
         return prepared.load(self.database, self.space_id)
 
     @cached_property
@@ -96,6 +102,7 @@ class Engine:
         """Prediction weights, gene moments and the Hallmark spectrum: stored, or computed anew."""
         if self._stored is not None:
             return self._stored
+        self.need_current()
         space = need_space(self.database)
         found = prepared.compute(self.database, space, self.reference, self._pairs)
         try:
@@ -238,9 +245,10 @@ class Engine:
         lacking = int(np.isnan(low).sum())
         if not lacking:
             return []
+        units = "patients" if self._split_on == schema.PATIENT else f"{self._split_on} values"
         return [
-            f"no interval for {lacking} slides: their cohort has RNA of fewer than "
-            f"{calibrate.MIN_PATIENTS} held-out patients, and how far predictions carry over "
+            f"no interval for {lacking} slides: in their cohort RNA of fewer than "
+            f"{calibrate.MIN_PATIENTS} {units} was held out, and how far predictions carry over "
             "between cohorts cannot be measured here"
         ]
 
