@@ -12,6 +12,9 @@ from molquery.errors import DatabaseError, GeneSetError
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+#: As in `molquery.query.methods` and `molquery.genesets.scoring`, which are not loaded for --help.
+METHODS = ("blend", "soft-knn", "ridge", "vector", "centroid", "synthetic")
+SCORINGS = ("mean_z", "ssgsea", "rank")
 FORMATS = ("table", "tsv", "csv", "json", "jsonl", "parquet", "h5ad", "geojson", "r")
 
 
@@ -138,4 +141,20 @@ def read_signature(ctx: click.Context, geneset: str | None, genes: str | None, d
 
 where_option = click.option(
     "--where", metavar="SQL", help="Only rows that satisfy a filter: \"cohort = 'TCGA-LUAD'\"."
+)
+
+method_option = click.option(
+    "--method",
+    type=click.Choice(METHODS),
+    default="blend",
+    show_default=True,
+    help="What predicts the scores; molquery evaluate compares them.",
+)
+
+scoring_option = click.option(
+    "--scoring",
+    type=click.Choice(SCORINGS),
+    default="mean_z",
+    show_default=True,
+    help="How the reference profiles are scored.",
 )

@@ -186,21 +186,29 @@ def number(value: float | None, digits: int = 2) -> str:
 
 
 def predictability_lines(p: Any) -> list[str]:
-    """What held-out patients say about a signature, in two or three plain lines."""
+    """What held-out patients say about a signature: one plain sentence, then the numbers."""
+    from molquery.query.answer import in_words
+
     lines = [
-        f"Predictability (H&E-predicted against measured, {p.n_pairs} profiles, "
-        f"{held_out(p.split_on)} held out): "
-        f"R² {number(p.r2)}, r {number(p.r)}, within cohorts r {number(p.within_r)}"
-        + (f"; sites held out: R² {number(p.site_r2)}, within cohorts r {number(p.site_within_r)}"
-           if p.site_r2 is not None else "")
-    ]  # fmt: skip
+        f"Predictability: {in_words(p)}.",
+        f"  predicted against measured, {p.n_pairs} profiles, {held_out(p.split_on)} held out: "
+        f"R² {number(p.r2)}, r {number(p.r)}, Spearman {number(p.spearman)}, "
+        f"within cohorts r {number(p.within_r)}",
+    ]
+    if p.site_r2 is not None:
+        lines.append(
+            f"  sites held out: R² {number(p.site_r2)}, within cohorts r {number(p.site_within_r)}"
+        )
+    if p.by_cohort:
+        each = sorted(p.by_cohort.items(), key=lambda item: -(item[1] or -2.0))
+        lines.append("  by cohort: " + ", ".join(f"{c} {number(r)}" for c, r in each))
     if p.rank and p.of:
-        place = "as predictable as the best of" if p.rank == 1 else f"place {p.rank} among"
-        lines.append(f"  {place} {p.of} Hallmark sets of this database, by r within cohorts")
-    weak = {c: r for c, r in p.by_cohort.items() if r is not None and r < 0.2}
-    if weak:
-        named = ", ".join(f"{c} {r:.2f}" for c, r in weak.items())
-        lines.append(f"  weak within {named}")
+        lines.append(f"  place {p.rank} among {p.of} Hallmark sets of this database")
+    if p.random_r is not None:
+        lines.append(
+            f"  random gene sets of like size and expression: r {number(p.random_r)}; "
+            f"this one stands {number(p.specificity)} above, z {number(p.specificity_z, 1)}"
+        )
     return lines
 
 

@@ -9,9 +9,11 @@ from typing import Any
 import click
 
 from molquery.cli.options import (
+    method_option,
     open_engine,
     read_signature,
     registered_sets,
+    scoring_option,
     study_options,
     where_option,
 )
@@ -24,17 +26,12 @@ from molquery.cli.render import (
     predictability_lines,
 )
 
-#: Options that a cut file answers; their values where they are not given.
-_FIXED = ("cut", "rule", "within", "by", "slides", "weight", "scoring")
+#: Options that a cut file answers.
+_FIXED = ("cut", "rule", "within", "by", "slides", "weight", "method", "scoring")
 
 
 def _signatures(function: Callable[..., Any]) -> Callable[..., Any]:
     for option in (
-        click.option(
-            "--scoring",
-            type=click.Choice(["mean_z", "ssgsea", "rank"]),
-            help="How profiles are scored.  [default: mean_z]",
-        ),
         click.option(
             "--min-genes",
             type=click.IntRange(1),
@@ -110,6 +107,8 @@ def _testing(function: Callable[..., Any]) -> Callable[..., Any]:
 @_signatures
 @_cutting
 @where_option
+@method_option
+@scoring_option
 @_testing
 @click.option("--xy", metavar="X,Y", help="Columns of a region's position, for GeoJSON.")
 @click.option(
@@ -156,7 +155,7 @@ def stratify(
         covariates=tuple(filter(None, more["covariates"].split(","))), apart=more["each_cohort"],
         certain_only=more["certain_only"],
     )  # fmt: skip
-    fixed = _fixed(cuts, more)
+    fixed = _fixed(ctx, cuts, more)
     rules = _rules(fixed["rule"])
     signatures = _read(ctx, geneset, genes, down, rules, wanted=cuts is None)
     planned = None
@@ -174,7 +173,7 @@ def stratify(
         cuts=planned, by=fixed["by"] or ("patient" if outcomes else "slide"),
         slides="weighted" if fixed["weight"] else fixed["slides"] or "mean",
         weight=fixed["weight"], within=fixed["within"], where=where,
-        scoring=fixed["scoring"] or "mean_z", min_confidence=min_confidence,
+        method=fixed["method"], scoring=fixed["scoring"], min_confidence=min_confidence,
         outcomes=outcomes or None, coordinates=_axes(xy), diameter=diameter,
         min_genes=min_genes,
     )  # fmt: skip
@@ -185,8 +184,9 @@ def stratify(
     if format_ == "cbioportal":
         emit_study(
             engine, [part.signature for part in strata.parts], strata=strata, where=where,
-            scoring=strata.cuts.scoring, min_genes=min_genes, study_id=study_id,
-            cancer_type=cancer_type, output=output, overwrite=overwrite, caption=_caption(strata),
+            method=strata.cuts.prediction, scoring=strata.cuts.scoring, min_genes=min_genes,
+            study_id=study_id, cancer_type=cancer_type, output=output, overwrite=overwrite,
+            caption=_caption(strata),
         )  # fmt: skip
     else:
         emit(
@@ -197,7 +197,7 @@ def stratify(
         emit_tests(strata.associations, strata.provenance, tests, overwrite=overwrite)
 
 
-def _fixed(cuts: Path | None, more: dict[str, Any]) -> dict[str, Any]:
+def _fixed(ctx: click.Context, cuts: Path | None, more: dict[str, Any]) -> dict[str, Any]:
     """The options that say how to cut; none may stand beside a cut file.
 
     Raises:
@@ -206,7 +206,8 @@ def _fixed(cuts: Path | None, more: dict[str, Any]) -> dict[str, Any]:
     from molquery.errors import InputError, some
 
     fixed = {name: more[name] for name in _FIXED}
-    given = [f"--{name}" for name, value in fixed.items() if value]
+    said = click.core.ParameterSource.COMMANDLINE
+    given = [f"--{name}" for name in fixed if ctx.get_parameter_source(name) is said]
     if cuts is not None and given:
         raise InputError(
             f"the cut file says how to cut: {some(given)} cannot be changed", hint=f"--cuts {cuts}"

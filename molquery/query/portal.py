@@ -14,7 +14,9 @@ from molquery.export.cbioportal import Study
 from molquery.genesets.match import MIN_FRACTION, MIN_GENES
 from molquery.outcomes import Survival
 from molquery.query import calibrate
+from molquery.query.answer import answer
 from molquery.query.engine import Engine
+from molquery.query.methods import DEFAULT_METHOD
 from molquery.query.strata import COLUMNS, Strata
 from molquery.records import Provenance, Signature
 from molquery.reference import DEFAULT_SCORING
@@ -35,6 +37,7 @@ def study_of(
     cancer_type: str = "mixed",
     where: str | None = None,
     strata: Strata | None = None,
+    method: str = DEFAULT_METHOD,
     scoring: str = DEFAULT_SCORING,
     null: int = calibrate.DEFAULT_NULL,
     min_genes: int = MIN_GENES,
@@ -59,29 +62,33 @@ def study_of(
         kept = strata.table["patient_id" if by_patient else "slide_id"].to_pylist()
         allowed &= np.isin(engine.patients if by_patient else engine.slide_ids, kept)
     rows = np.flatnonzero(allowed)
-    scored = engine.reference.score(
-        signatures, method=scoring, min_genes=min_genes, min_fraction=min_fraction
-    )
-    if not scored.signatures:
-        raise GeneSetError("no gene set has enough genes in this database")
-    predicted = engine.predict(scored.scores)[rows]
-    p_values = np.empty_like(predicted)
-    for s, (signature, match) in enumerate(zip(scored.signatures, scored.matches, strict=True)):
-        sets = calibrate.random_sets(
-            engine.reference, match.positions, match.weights, count=null,
-            seed=[0, int(signature.sha256[:8], 16)],
-        )  # fmt: skip
-        random = engine.predict(engine.reference.matrix(sets, scoring))[rows]
-        p_values[:, s] = calibrate.null_statistics(predicted[:, s], random)[0]
-
+    kept, answers, skipped = [], [], {}
+    for signature in signatures:
+        try:
+            one = answer(
+                engine, signature, method=method, scoring=scoring, null=null, min_genes=min_genes,
+                min_fraction=min_fraction,
+            )  # fmt: skip
+        except GeneSetError as error:
+            skipped[signature.name] = error.found or error.what
+            continue
+        if one.p is None:
+            skipped[signature.name] = "no p can be given, and the portal wants one"
+            continue
+        kept.append(signature)
+        answers.append(one)
+    if not kept:
+        raise GeneSetError(
+            "no gene set can be scored in this database", found=some(skipped.items())
+        )
     slides, patients = engine.slide_ids[rows], engine.patients[rows]
     owners = np.where(patients == "", slides, patients)
     profiles = np.flatnonzero(np.isin(engine.reference.patients, patients[patients != ""]))
     both = np.isin(engine.reference.ids[profiles], slides).any()
     rna = [f"{i}-RNA" if both else str(i) for i in engine.reference.ids[profiles]]
-    at = np.unique(np.concatenate([m.positions for m in scored.matches]))
+    at = np.unique(np.concatenate([one.match.positions for one in answers]))
     names, first = np.unique(owners, return_index=True)
-    notes = [f"left out, too few genes: {name} ({why})" for name, why in scored.skipped.items()]
+    notes = [f"left out: {name} ({why})" for name, why in skipped.items()]
     lone = int((patients == "").sum())
     if lone:
         notes.append(f"{lone} slides have no patient: each is a patient of its own in the study")
@@ -105,10 +112,10 @@ def study_of(
         ),
         patients=_table({"patient_id": names.tolist(), "patient_cohort": cohorts[first].tolist()},
                         patient),
-        gene_sets=tuple(s.name for s in scored.signatures),
+        gene_sets=tuple(s.name for s in kept),
         scored=tuple(slides.tolist()),
-        scores=predicted.T,
-        p_values=p_values.T,
+        scores=np.stack([one.predicted[rows] for one in answers]),
+        p_values=np.stack([one.p[rows] for one in answers if one.p is not None]),
         gene_set_version="molquery",
         genes=tuple(engine.reference.genes[int(j)] for j in at),
         measured=tuple(rna),
@@ -116,15 +123,14 @@ def study_of(
         z=engine.reference.z[np.ix_(profiles, at)].T.astype(np.float64),
     )  # fmt: skip
     provenance = strata.provenance if strata else engine.provenance(
-        "soft-knn",
+        method,
         {
             "scoring": scoring, "where": where, "null": null,
-            "gene_sets": {s.name: s.sha256 for s in scored.signatures},
+            "gene_sets": {s.name: s.sha256 for s in kept},
             "genes_found": {
-                s.name: len(m.positions)
-                for s, m in zip(scored.signatures, scored.matches, strict=True)
+                s.name: len(a.match.positions) for s, a in zip(kept, answers, strict=True)
             },
-            "skipped": dict(scored.skipped),
+            "skipped": skipped,
         },
     )  # fmt: skip
     notes.append(f"gene sets must be known to the portal: {some(study.gene_sets)}")
