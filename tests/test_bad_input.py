@@ -341,7 +341,7 @@ def test_a_manifest_that_cannot_be_used(
     refused(cli("--db", ingested_copy, "info"), "ingested.mq")
 
 
-@pytest.mark.parametrize("content", ['{"format_version": 1}', '{"format_version": "1"}'])
+@pytest.mark.parametrize("content", ['{"format_version": 2}', '{"format_version": "2"}'])
 def test_a_manifest_with_missing_parts(
     cli: Cli, ingested_copy: Path, unchanged: Watch, content: str
 ) -> None:

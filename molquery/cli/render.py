@@ -63,9 +63,15 @@ def emit(
     else:
         click.echo(export.to_text(table, kind), nl=False)
     if output:
-        click.echo(f"{table.num_rows} rows written to {output}", err=True)
+        say(f"{table.num_rows} rows written to {output}")
     for line in caption:
-        click.echo(line, err=True)
+        say(line)
+
+
+def say(text: str, *, err: bool = True) -> None:
+    """Print lines for a person; ids and file names in them cannot drive the terminal."""
+    for line in text.split("\n"):
+        click.echo(printable(line, limit=None), err=err)
 
 
 def told(provenance: Provenance | Mapping[str, Any]) -> dict[str, Any]:
@@ -217,6 +223,21 @@ def held_out(split_on: str) -> str:
     return "patients" if split_on == "patient_id" else f"{split_on} values"
 
 
+def left_out_lines(facts: Mapping[str, Any]) -> list[str]:
+    """What a space says of patients whose RNA it left out; nothing where it left out none."""
+    hold_out = facts.get("hold_out")
+    if not hold_out:
+        return []
+    q = hold_out["quality"]
+    return [
+        f"\nHeld out: {hold_out['rule']}, {q['n_patients']} patients with {q['n_slides']} slides; "
+        "none of their RNA was used. Predicted as an unseen cohort, against that RNA: "
+        f"within-cohort r {number(q['within_r'], 3)}, R² {number(q['r2'], 3)} (medians over "
+        f"{q['n_sets']} Hallmark sets); slide to RNA fold@10 {q['fold10']:.1f} "
+        f"(gallery {q['n_profiles']})"
+    ]
+
+
 def coverage_line(coverage: Any) -> str:
     """How many of a signature's genes the database holds, with the missing ones named."""
     total = len(coverage.found) + len(coverage.missing)
@@ -242,11 +263,11 @@ def progress_bar() -> Iterator[Tell]:
             now = time.monotonic()
             if stage not in begun:
                 begun[stage] = told[stage] = now
-                click.echo(f"{stage} …", err=True)
+                say(f"{stage} …")
             elif now - told[stage] > _LINE_SECONDS:
                 told[stage] = now
                 rate = done / (now - begun[stage])
-                click.echo(f"{stage}: {done} of {total or '?'}, {rate:.1f} a second", err=True)
+                say(f"{stage}: {done} of {total or '?'}, {rate:.1f} a second")
 
         yield line
         return
