@@ -19,8 +19,8 @@ ROOT = Path(molquery.__file__).parent
 LAYERS = (
     {"cli"},
     {"api", "demo", "doctor"},
-    {"query", "align", "export", "ingest", "stratify", "figures", "pages", "overview", "synth",
-     "history", "backup", "environment"},
+    {"query", "align", "export", "ingest", "stratify", "associate", "outcomes", "figures", "pages",
+     "overview", "synth", "history", "backup", "environment"},
     {"evaluate", "predict", "reference", "space", "index", "recipes", "genesets", "readers",
      "genes", "database", "resume", "rna", "metadata"},
     {"records", "vectors", "schema", "errors", "files", "barcodes", "encoders", "threads",

@@ -6,22 +6,26 @@ import gseapy
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+import pyarrow as pa
 import pytest
-from conftest import Cli
+from conftest import ENCODER, Cli
+from pyarrow import parquet
 from sklearn.linear_model import LinearRegression, Ridge
 
 from molquery import synth
 from molquery.cli import options
 from molquery.database import Database
-from molquery.errors import GeneSetError, InputError
+from molquery.errors import DatabaseError, GeneSetError, InputError
 from molquery.genesets import collections, scoring
 from molquery.genesets.inline import parse_genes
+from molquery.ingest import ingest_slides
 from molquery.predict import PATIENT_SCHEME, SITE_SCHEME
 from molquery.query import methods
 from molquery.query.cohort import score, stratify_cohort
 from molquery.query.engine import Engine
 from molquery.query.methods import METHODS, MethodRow, compare_methods, predict
 from molquery.query.search import search
+from molquery.readers import Options
 from molquery.records import Signature
 from molquery.reference import Reference
 from molquery.schema import SLIDES
@@ -276,3 +280,22 @@ def test_an_archive_whose_new_patients_have_no_rna_is_scored(
     assert not engine.held_out.all()
     for method in METHODS:
         assert np.isfinite(score(engine, [HYPOXIA], method=method).table[HYPOXIA.name]).all()
+
+
+def test_a_database_that_has_changed_is_not_mixed_with_its_snapshot(
+    aligned_copy: Path, archive: synth.Archive, tmp_path: Path
+) -> None:
+    early, late = (Engine(Database.open(aligned_copy)) for _ in range(2))
+    before = search(late, HYPOXIA, k=10_000, null=0)
+    table = {"slide_id": ["LATER"], "features": [archive.embeddings[0].tolist()]}
+    parquet.write_table(pa.table(table), tmp_path / "s.parquet")
+    ingest_slides(
+        Database.open(aligned_copy), [tmp_path / "s.parquet"], options=Options(), encoder=ENCODER
+    )
+    for engine, method in ((early, "blend"), (late, "centroid")):
+        with pytest.raises(DatabaseError, match="has changed"):
+            search(engine, HYPOXIA, method=method, null=0)
+    late.answers.clear()
+    assert search(late, HYPOXIA, k=10_000, null=0).hits.equals(before.hits)
+    now = search(Engine(Database.open(aligned_copy)), HYPOXIA, k=10_000, method="centroid", null=0)
+    assert "LATER" in now.hits["slide_id"].to_pylist()

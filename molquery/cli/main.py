@@ -66,6 +66,11 @@ class _PandasLater:
         raise ImportError("pandas is not needed yet")
 
 
+def pandas_now() -> None:
+    """Let pandas be imported without Lance: for what is written or computed with it."""
+    sys.meta_path[:] = [f for f in sys.meta_path if not isinstance(f, _PandasLater)]
+
+
 class LazyGroup(click.Group):
     """A group that knows its commands' names and help without importing them."""
 

@@ -18,8 +18,8 @@ from molquery.cli.options import (
 from molquery.cli.render import coverage_line, emit, notes_lines, predictability_lines
 
 _INTERVAL = (
-    "low to high: 90 % prediction interval of the score that the patient's RNA would give; "
-    "domain out: unlike the slides that the model has learned from"
+    "low to high: 90 % prediction interval of the score that the patient's RNA would give. "
+    "domain out: unlike the slides that the model has learned from."
 )
 
 
@@ -92,7 +92,7 @@ def search(
         overwrite=overwrite,
         caption=[
             f"\n{shown}, {how}. H&E-predicted, for research use only.",
-            _INTERVAL,
+            *([_INTERVAL] if ranking.hits["low"].null_count < ranking.hits.num_rows else []),
             coverage_line(ranking.coverage),
             *predictability_lines(ranking.predictability),
             *notes_lines(ranking.notes),

@@ -20,6 +20,7 @@ from molquery import __version__, rna, schema
 from molquery.database import Database, list_to_matrix
 from molquery.errors import OutputError
 from molquery.export.document import to_json
+from molquery.export.h5ad import series
 from molquery.export.parquet import write as write_parquet
 from molquery.files import atomic_path, write_bytes
 from molquery.readers.exported import KEY, RNA, RNA_VECTORS, SCALE, SHARED
@@ -106,7 +107,7 @@ def _write_h5ad(
 
     vectors = (spec.vector, schema.EMBEDDING, SHARED)
     columns = [c for c in table.schema.names if c not in (spec.key, *vectors)]
-    obs = pd.DataFrame({c: _series(table[c]) for c in columns})
+    obs = pd.DataFrame({c: series(table[c]) for c in columns})
     obs.index = pd.Index(table[spec.key].to_pylist(), dtype=object, name=spec.key)
     if spec is PROFILES:
         var = pd.DataFrame(index=pd.Index(facts["genes"], dtype=object))
@@ -123,18 +124,3 @@ def _write_h5ad(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # of columns with a slash in their names
         data.write_h5ad(path, compression="gzip")
-
-
-def _series(column: pa.ChunkedArray) -> Any:
-    """A column as `.h5ad` can hold it, missing values included."""
-    import pandas as pd
-
-    kind = column.type
-    if pa.types.is_boolean(kind):
-        return pd.array(column.to_pylist(), dtype="boolean")
-    if pa.types.is_integer(kind) and column.null_count:
-        return pd.array(column.to_pylist(), dtype="Int64")
-    if pa.types.is_integer(kind) or pa.types.is_floating(kind):
-        return column.to_numpy()
-    texts = [None if v is None else str(v) for v in column.to_pylist()]
-    return pd.Categorical(texts)

@@ -76,6 +76,11 @@ class Engine:
         """True while the database is in the state of this snapshot."""
         return self.database.is_current()
 
+    def need_current(self) -> None:
+        """Raise DatabaseError when the tables are no longer those of this snapshot."""
+        if not self.is_current():
+            raise DatabaseError("the database has changed since it was opened", hint="ask again")
+
     @cached_property
     def reference(self) -> Reference:
         """The expression profiles that signatures are scored in."""
@@ -87,6 +92,7 @@ class Engine:
 
     @cached_property
     def _stored(self) -> Prepared | None:
+        self.need_current()
         return prepared.load(self.database, self.space_id)
 
     @cached_property
@@ -94,6 +100,7 @@ class Engine:
         """Prediction weights, gene moments and the Hallmark spectrum: stored, or computed anew."""
         if self._stored is not None:
             return self._stored
+        self.need_current()
         space = need_space(self.database)
         found = prepared.compute(self.database, space, self.reference, self._pairs)
         try:
@@ -183,10 +190,13 @@ class Engine:
         """Prediction intervals of one signature's slide scores: low and high, each (n_slides,).
 
         The measured score of a new patient of a cohort lies inside with probability `level`:
-        predicted plus or minus the conformal bound on |measured - predicted| over the cohort's
-        held-out patients. A cohort with RNA of fewer than `calibrate.MIN_PATIENTS` patients, or of
-        none, gets the widest bound that any other cohort needs when it is left out as a whole and
-        predicted by the rest. NaN where neither can be measured.
+        predicted plus or minus b u, with u the spread of the measured scores among the slide's
+        nearest profiles (`spread`), and b the conformal bound on |measured - predicted| / u over
+        the cohort's held-out patients (locally weighted split conformal,
+        doi:10.1080/01621459.2017.1307116). A cohort with RNA of fewer than
+        `calibrate.MIN_PATIENTS` patients, or of none, gets the widest bound on |measured -
+        predicted| that any other cohort needs when it is left out as a whole and predicted by the
+        rest. NaN where neither can be measured.
 
         Args:
             predicted: (n_slides,) scores by the method.
@@ -202,7 +212,8 @@ class Engine:
         slide, profile = self.pairs.slide, self.pairs.profile
         cohorts, groups = self.cohorts[slide], self.groups[slide]
         truth = measured[profile]
-        errors = np.abs(truth - predicted[slide])
+        spread = self.spread(measured)
+        errors = np.abs(truth - predicted[slide]) / spread[slide]
         bounds = calibrate.cohort_bounds(errors, cohorts, groups, level)
         elsewhere = np.nan
         if COHORT_SCHEME in self.operators and method in ("blend", "ridge"):
@@ -210,19 +221,32 @@ class Engine:
             errors = np.abs(truth - left_out[slide])
             worst = calibrate.cohort_bounds(errors, cohorts, groups, level).values()
             elsewhere = max(worst, default=calibrate.conformal_bound(errors, groups, level))
-        names, code = np.unique(self.cohorts, return_inverse=True)
-        half = np.array([bounds.get(str(name), elsewhere) for name in names])[code]
+        half = np.full(len(predicted), elsewhere)
+        for cohort, bound in bounds.items():
+            mine = self.cohorts == cohort
+            half[mine] = bound * spread[mine]
         half[~np.isfinite(half)] = np.nan
         return predicted - half, predicted + half
+
+    def spread(self, measured: Float) -> Float:
+        """(n_slides,) standard deviation of measured scores (n_reference,) among the nearest
+        profiles of each slide, by their soft-kNN weights; at least half of its median."""
+        unit = measured.std()
+        z = (measured - measured.mean()) / unit  # the squares must not drown the differences
+        both = np.stack([z, z**2], axis=1).astype(np.float32)
+        mean, square = self.operator.soft(both, np.arange(len(self.slide_ids))).T.astype(float)
+        found = np.sqrt(np.maximum(square - mean**2, 0.0))
+        return np.asarray(unit * np.maximum(found, np.median(found) / 2))
 
     def interval_note(self, low: Float) -> list[str]:
         """A note when some of the lower ends (n,) are missing, else nothing."""
         lacking = int(np.isnan(low).sum())
         if not lacking:
             return []
+        units = "patients" if self._split_on == schema.PATIENT else f"{self._split_on} values"
         return [
-            f"no interval for {lacking} slides: their cohort has RNA of fewer than "
-            f"{calibrate.MIN_PATIENTS} held-out patients, and how far predictions carry over "
+            f"no interval for {lacking} slides: in their cohort RNA of fewer than "
+            f"{calibrate.MIN_PATIENTS} {units} was held out, and how far predictions carry over "
             "between cohorts cannot be measured here"
         ]
 
