@@ -159,7 +159,7 @@ class Engine:
         for cohort in np.unique(self.cohorts[rows]):
             mine = rows & (self.cohorts == cohort)
             out = int((mine & self.out_of_domain).sum())
-            if out >= 5 and out > 5 * calibrate.FALSE_ALARM * mine.sum():
+            if out >= 5 and out > 3 * calibrate.FALSE_ALARM * mine.sum():
                 notes.append(
                     f"{out} of {int(mine.sum())} slides of {cohort or 'no cohort'} are unlike "
                     "those that the model has learned from (of ordinary slides about "
