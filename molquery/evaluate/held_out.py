@@ -46,10 +46,13 @@ class HeldOutPairs:
 
     def predicted(self, operator: Operator, scores: Float) -> Float:
         """(n_profiles_paired, S) predictions, averaged over the slides of each profile."""
-        rows, inverse = np.unique(self.slide, return_inverse=True)
-        each = operator.apply(scores, rows)[inverse]
+        return self.average(operator.apply(scores))
+
+    def average(self, values: Float) -> Float:
+        """(n_profiles_paired, S) values (n_slides, S), averaged over the slides of each profile."""
+        each = values[self.slide]
         order = np.searchsorted(self.profiles, self.profile)
-        total = np.zeros((len(self.profiles), scores.shape[1]))
+        total = np.zeros((len(self.profiles), values.shape[1]))
         np.add.at(total, order, each)
         return np.asarray(total / np.bincount(order)[:, None])
 
@@ -63,10 +66,10 @@ def predictabilities(
         scores: (n_reference, S) measured scores of the reference profiles.
     """
     measured = scores[pairs.profiles]
-    patient = _quality(pairs.predicted(operators[PATIENT_SCHEME], scores), measured, pairs.cohorts)
+    patient = quality(pairs.predicted(operators[PATIENT_SCHEME], scores), measured, pairs.cohorts)
     site = None
     if SITE_SCHEME in operators:
-        site = _quality(pairs.predicted(operators[SITE_SCHEME], scores), measured, pairs.cohorts)
+        site = quality(pairs.predicted(operators[SITE_SCHEME], scores), measured, pairs.cohorts)
     cohorts: dict[str, Float] = patient["by_cohort"]
     return [
         Predictability(
@@ -82,7 +85,8 @@ def predictabilities(
     ]
 
 
-def _quality(predicted: Float, measured: Float, cohorts: Strings) -> dict[str, Any]:
+def quality(predicted: Float, measured: Float, cohorts: Strings) -> dict[str, Any]:
+    """R², r, within-cohort r (S,) and r by cohort of predictions (n, S) of measured scores."""
     labels = [c or None for c in cohorts.tolist()]
     within, by_cohort = metrics.within_cohort_r(predicted, measured, labels, min_n=MIN_COHORT)
     return {

@@ -18,7 +18,7 @@ from molquery.database import Database, list_to_matrix
 from molquery.errors import ColumnError, DatabaseError, InputError, OutputError, some
 from molquery.evaluate.held_out import HeldOutPairs, predictabilities
 from molquery.predict import COHORT_SCHEME, PATIENT_SCHEME, Operator
-from molquery.query import calibrate, prepared
+from molquery.query import calibrate, methods, prepared
 from molquery.query.prepared import Prepared
 from molquery.records import Predictability, Provenance
 from molquery.reference import DEFAULT_SCORING, Reference
@@ -50,6 +50,7 @@ class Engine:
         #: (n_slides,) what was held out together when the space was learned, usually patients.
         self.groups: Strings = as_text(table[self._split_on])
         self.notices: list[str] = []
+        self._views: dict[str, list[methods.View]] = {}
         #: What searches on this snapshot have computed already (see `molquery.query.search`).
         self.answers: dict[tuple[Any, ...], Any] = {}
 
@@ -124,6 +125,12 @@ class Engine:
     def predict(self, scores: Float) -> Float:
         """Predicted scores (n_slides, S) from reference scores (n_reference, S)."""
         return self.operator.apply(scores)
+
+    def views(self, scheme: str) -> list[methods.View]:
+        """What the models of a fold scheme see in the shared space; kept once computed."""
+        if scheme not in self._views:
+            self._views[scheme] = methods.views(self, scheme)
+        return self._views[scheme]
 
     @cached_property
     def held_out(self) -> Bools:
