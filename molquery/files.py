@@ -22,10 +22,7 @@ def atomic_path(target: Path, *, overwrite: bool = True) -> Iterator[Path]:
     Raises:
         OutputError: `target` exists and `overwrite` is false, or it cannot be written.
     """
-    if not overwrite and target.exists():
-        raise OutputError(f"{target} exists already", hint="add --overwrite to replace it")
-    if target.is_dir():
-        raise OutputError(f"{target} is a directory", hint="name a file to write to")
+    check_target(target, overwrite=overwrite)
     try:
         handle, name = tempfile.mkstemp(prefix=f".{target.name[:80]}.", dir=target.parent)
     except OSError as error:
@@ -42,6 +39,21 @@ def atomic_path(target: Path, *, overwrite: bool = True) -> Iterator[Path]:
         raise OutputError(f"cannot write {target}", found=error.strerror or str(error)) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def check_target(target: Path, *, overwrite: bool) -> None:
+    """Refuse a file that cannot be written: before long work, rather than after it.
+
+    Raises:
+        OutputError: `target` exists and `overwrite` is false, or is a directory, or is in none.
+    """
+    if not overwrite and target.exists():
+        raise OutputError(f"{target} exists already", hint="add --overwrite to replace it")
+    if target.is_dir():
+        raise OutputError(f"{target} is a directory", hint="name a file to write to")
+    if not os.access(target.parent, os.W_OK):
+        there = "may not write there" if target.parent.is_dir() else "no such directory"
+        raise OutputError(f"cannot write to {target.parent}", found=there)
 
 
 def write_bytes(target: Path, content: bytes, *, overwrite: bool = True) -> None:

@@ -229,11 +229,11 @@ def _cosine(a: Float, b: Float) -> Float:
 
 
 _BASELINES: Mapping[str, tuple[str, Callable[[_Fold], Answers]]] = {
-    "random": ("random order, mean score", _random),
+    "random": ("random order", _random),
     "cohort": ("cohort alone", _cohort),
-    "raw_knn": ("nearest slides in raw features", _raw_neighbours),
-    "ridge": ("ridge regression on slide features", _ridge),
-    "cca": ("plain CCA, soft-kNN", _cca),
+    "raw_knn": ("nearest raw slides", _raw_neighbours),
+    "ridge": ("ridge regression", _ridge),
+    "cca": ("plain CCA", _cca),
 }
 #: What each baseline is, in words, simplest first.
 LABELS: Mapping[str, str] = {name: label for name, (label, _) in _BASELINES.items()}

@@ -247,8 +247,6 @@ def evaluate(
             engine, scored.scores, seed=settings.seed,
             done=lambda done, total: tell("learning curve", done, total, ""),
         )  # fmt: skip
-    else:
-        missing["learning curve"] = "not asked for: --learning-curve"
     return Evaluation(
         data=_data(engine),
         retrieval=retrieval,

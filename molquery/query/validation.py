@@ -327,6 +327,7 @@ def labels(engine: Engine, task: Labels) -> LabelsResult:
     texts, cohorts = read.texts[first], engine.cohorts[first]
     _, scores = group_means(engine.groups[patients], predicted[patients])
     tests: list[tuple[str, str, Association]] = []
+    rare: list[str] = []
     for cohort in np.unique(cohorts):
         mine = cohorts == cohort
         for label in read.levels:
@@ -334,16 +335,15 @@ def labels(engine: Engine, task: Labels) -> LabelsResult:
             n_label, n_rest = int((mine & own).sum()), int((mine & ~own).sum())
             if n_label < MIN_CLASS or n_rest < MIN_CLASS:
                 if n_label:
-                    notes.append(
-                        f"{label} in {cohort or 'all'}: {n_label} against {n_rest} patients, "
-                        f"fewer than {MIN_CLASS} on one side: not compared"
-                    )
+                    rare.append(f"{label} in {cohort or 'all'} ({n_label} against {n_rest})")
                 continue
             strata = np.where(own, label, "others")[mine]
             for s, name in enumerate(names):
                 order = ("others", label)
                 test = associate.continuous(strata, order, scores[mine, s], outcome=task.column)
                 tests.append((name, label, replace(test, cohort=str(cohort) or "all")))
+    if rare:
+        notes.append(f"fewer than {MIN_CLASS} patients on one side, not compared: {some(rare, 12)}")
     if not tests:
         raise InputError(
             f"no cohort has two labels of {task.column} with {MIN_CLASS} patients each",
