@@ -44,7 +44,7 @@ class Gallery:
     Attributes:
         slides, profiles: their positions.
         positive: (n_slides, n_profiles) true for pairs.
-        same: (n_slides, n_profiles) true inside a cohort; all true where no cohort is known.
+        same: (n_slides, n_profiles) true inside a cohort; false where none is named.
     """
 
     slides: Ints
@@ -59,7 +59,7 @@ class Gallery:
         positive = slides.keys[case.rows][:, None] == profiles.keys[mine][None, :]
         cohorts = profiles.cohorts[mine]
         same = slides.cohorts[case.rows][:, None] == cohorts[None, :]
-        return cls(case.rows, mine, positive, same | (not (cohorts != "").any()))
+        return cls(case.rows, mine, positive, same & (cohorts != "")[None, :])
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +169,8 @@ def _cohort(fold: _Fold) -> Answers:
 
 def _raw_neighbours(fold: _Fold) -> Answers:
     """The mean of the nearest training slides' profiles; of the nearest profiles' slides, too."""
-    k = min(_NEIGHBOURS, len(fold.units_x))
+    n = len(fold.units_x)
+    k = min(_NEIGHBOURS, max(5, n // 20), n)
     centre_x, centre_y = fold.units_x.mean(axis=0), fold.units_y.mean(axis=0)
     units_x, units_y = fold.units_x - centre_x, fold.units_y - centre_y
     x, y = fold.x - centre_x, fold.y - centre_y

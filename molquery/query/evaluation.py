@@ -233,6 +233,8 @@ def evaluate(
     resamples = Resamples(np.unique(engine.groups), n=settings.resamples, seed=settings.seed)
     retrieval = _retrieval(results, resamples, tell)
     spectrum, medians, gains = _spectrum(engine, scored, results, resamples, settings, tell)
+    if known and spectrum and all(not q.by_cohort for q in spectrum.values()):
+        missing["within cohorts"] = f"no cohort has {MIN_COHORT} patients with RNA"
     with_random = [q.random for q in spectrum.values() if q.random]
     coverage = _coverage(engine, scored, resamples, missing) if spectrum else ()
     domain = _domain(engine, resamples)
@@ -247,6 +249,9 @@ def evaluate(
             engine, scored.scores, seed=settings.seed,
             done=lambda done, total: tell("learning curve", done, total, ""),
         )  # fmt: skip
+        if len(curve) < 2:
+            curve = []
+            missing["learning curve"] = "too few patients with RNA to leave some out"
     return Evaluation(
         data=_data(engine),
         retrieval=retrieval,
@@ -398,8 +403,7 @@ def _spectrum(
                 ours_predicted = predicted
         if name == OURS:
             ours = replicates
-        with np.errstate(all="ignore"):
-            medians[name] = {f: np.nanmedian(v, axis=1) for f, v in replicates.items()}
+        medians[name] = {f: _median(v) for f, v in replicates.items()}
     tell("bootstrap of gene sets", len(medians), len(medians), "")
     spearman = metrics.spearman(ours_predicted, measured)
     random = _random(engine, scored, ours, settings, tell)
@@ -440,6 +444,14 @@ def _figures(
     r2, r = resample.correlations(p, m, own)
     within, each = resample.within_r(p, m, cohorts[rows], own, min_n=MIN_COHORT)
     return {"r2": r2, "r": r, "within_r": within}, each
+
+
+def _median(values: Float) -> Float:
+    """The median (n + 1,) over the sets of values (n + 1, S) that are there; NaN without any."""
+    out = np.full(len(values), np.nan)
+    some = np.isfinite(values).any(axis=1)
+    out[some] = np.nanmedian(values[some], axis=1)
+    return out
 
 
 def _random(

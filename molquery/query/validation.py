@@ -347,7 +347,7 @@ def labels(engine: Engine, task: Labels) -> LabelsResult:
     if not tests:
         raise InputError(
             f"no cohort has two labels of {task.column} with {MIN_CLASS} patients each",
-            found="; ".join(notes),
+            found=some(rare, 12),
         )
     rows = []
     adjusted = associate.adjust([t for _, _, t in tests])

@@ -23,6 +23,7 @@ SIGNIFICANT = 0.05
 PER_SD = "hazard ratio, score per sd"
 LEVEL_TEXT = f"{100 * LEVEL:.0f} %"
 _NAMED = 6
+_SMALL_GALLERY = 50
 
 
 def findings(found: Evaluation) -> list[str]:
@@ -58,16 +59,18 @@ def _retrieval_findings(found: Evaluation) -> list[str]:
     pooled = found.retrieval.get("patient.slide_to_profile")
     if pooled is None:
         return []
+    # Of a dozen candidates everyone is among the first ten.
+    few = pooled.gallery < _SMALL_GALLERY
+    figure, place = ("recall1", "the first") if few else ("recall10", "among the first ten")
     text = (
-        f"Retrieval: a new slide's own RNA profile is among the first ten of {pooled.gallery} "
-        f"candidates in {_percent(pooled, 'recall10')} of cases (random order: "
-        f"{_percent(pooled, 'chance10')})"
+        f"Retrieval: a new slide's own RNA profile is {place} of {pooled.gallery} candidates in "
+        f"{_percent(pooled, figure)} of cases (random order: {_percent(pooled, figure, 'random')})"
     )
     within = found.retrieval.get("patient.slide_to_profile.within_cohort")
     if within is not None and "between cohorts" not in found.not_measured:
         text += (
             f"; among {within.gallery} candidates of its own cohort in "
-            f"{_percent(within, 'recall10')} (random: {_percent(within, 'chance10')})"
+            f"{_percent(within, figure)} (random: {_percent(within, figure, 'random')})"
         )
     return [text + "."]
 
@@ -241,8 +244,8 @@ def _named(found: Evaluation, names: Sequence[str]) -> str:
     )
 
 
-def _percent(r: Retrieval, figure: str) -> str:
-    value = r.figures[OURS][figure].value
+def _percent(r: Retrieval, figure: str, method: str = OURS) -> str:
+    value = r.figures[method][figure].value
     return "an unknown share" if value is None else f"{100 * value:.1f} %"
 
 
