@@ -1,10 +1,11 @@
 """Ways to predict slide scores from a signature, and their comparison in held-out patients.
 
-The default, `blend`, and its two parts come from the stored weights (`molquery.predict`). The others
-rank slides by an inner product with one vector q of the shared space, which is what an index can do:
+The default, `blend`, and its two parts come from the stored weights (`molquery.predict`). The
+others rank slides by an inner product with one vector q of the shared space, as an index does:
 
-    y_i = a + b (x_i . q),   a and b by least squares on the paired slides that the model has seen
+    y_i = a + b (x_i . q)
 
+with a and b by least squares of measured scores on the paired slides that the model has seen.
 Every method predicts a slide of a patient with RNA by the model of the fold that held the patient
 out, and takes q, a and b from the other patients alone.
 """
@@ -44,6 +45,8 @@ METHODS: Mapping[str, str] = {
 DEFAULT_METHOD = "blend"
 #: Share of the reference profiles at either end that `centroid` averages.
 _TAIL = 0.25
+#: Penalty of `vector`, in units of the mean squared coordinate: measured scores are noisy.
+_PENALTY = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +109,12 @@ def check(method: str) -> None:
 
 
 def views(engine: Engine, scheme: str) -> list[View]:
-    """The views of every model of a fold scheme; takes seconds for thousands of slides."""
+    """The views of every model of a fold scheme; takes seconds for thousands of slides.
+
+    Raises:
+        DatabaseError: the database is no longer in the state of the engine.
+    """
+    engine.need_current()
     space = need_space(engine.database)
     slides, profiles = read_rows(engine.database, space)
     found = []
@@ -178,7 +186,7 @@ def _directions(
 ) -> Float:
     """(dim, S) the vector q of every signature, of any length."""
     if method == "vector":
-        return ridge_vector(view.units, measured)
+        return ridge_vector(view.units, measured, _PENALTY)
     if method == "centroid":
         order = np.argsort(scores[view.known], axis=0, kind="stable")
         count = max(1, round(_TAIL * len(order)))

@@ -17,15 +17,18 @@ def signature_vector(slide_vectors: Matrix, scores: Float) -> Float:
     vectors (n_slides, dim) over a sample of the archive. All zeros where the scores do not vary.
     """
     step = max(1, len(scores) // _SAMPLE)
-    vector = ridge_vector(slide_vectors[::step], scores[::step, None])[:, 0]
+    vector = ridge_vector(slide_vectors[::step], scores[::step, None], _RIDGE)[:, 0]
     norm = float(np.linalg.norm(vector))
     return np.asarray(vector / norm if norm > 0 else vector)
 
 
-def ridge_vector(vectors: Matrix | Float, scores: Float) -> Float:
-    """The ridge regression (dim, S) of scores (n, S) on vectors (n, dim), both centred."""
+def ridge_vector(vectors: Matrix | Float, scores: Float, penalty: float) -> Float:
+    """The ridge regression (dim, S) of scores (n, S) on vectors (n, dim), both centred.
+
+    `penalty` is in units of the mean squared coordinate.
+    """
     x = vectors.astype(np.float64)
     x = x - x.mean(axis=0)
     gram = x.T @ x
-    gram[np.diag_indices_from(gram)] += _RIDGE * np.trace(gram) / len(gram) + 1e-12
+    gram[np.diag_indices_from(gram)] += penalty * np.trace(gram) / len(gram) + 1e-12
     return np.asarray(np.linalg.solve(gram, x.T @ (scores - scores.mean(axis=0))))
