@@ -30,9 +30,6 @@ def atomic_path(target: Path, *, overwrite: bool = True) -> Iterator[Path]:
     Raises:
         OutputError: `target` exists and `overwrite` is false, or it cannot be written.
     """
-<<<<<<< HEAD
-    check_target(target, overwrite=overwrite)
-=======
     if not overwrite and os.path.exists(target):
         raise OutputError(f"{target} exists already", hint="add --overwrite to replace it")
     if os.path.isdir(target):
@@ -49,7 +46,6 @@ def temporary_file(target: Path) -> Iterator[Path]:
     Raises:
         OutputError: it cannot be made, or the block fails to write.
     """
->>>>>>> strata
     try:
         handle, name = tempfile.mkstemp(
             prefix=_prefix(target.name), suffix=".tmp", dir=target.parent
@@ -66,21 +62,6 @@ def temporary_file(target: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-<<<<<<< HEAD
-def check_target(target: Path, *, overwrite: bool) -> None:
-    """Refuse a file that cannot be written: before long work, rather than after it.
-
-    Raises:
-        OutputError: `target` exists and `overwrite` is false, or is a directory, or is in none.
-    """
-    if not overwrite and target.exists():
-        raise OutputError(f"{target} exists already", hint="add --overwrite to replace it")
-    if target.is_dir():
-        raise OutputError(f"{target} is a directory", hint="name a file to write to")
-    if not os.access(target.parent, os.W_OK):
-        there = "may not write there" if target.parent.is_dir() else "no such directory"
-        raise OutputError(f"cannot write to {target.parent}", found=there)
-=======
 @contextmanager
 def atomic_directory(target: Path, *, mark: str, overwrite: bool = False) -> Iterator[Path]:
     """A temporary directory beside `target` that takes its place when the block ends well.
@@ -129,9 +110,11 @@ def refuse_existing(targets: Iterable[Path | None], *, overwrite: bool) -> None:
     """Check before any work that no output is there already; None stands for no output.
 
     Raises:
-        OutputError: one is, and `overwrite` is false.
+        OutputError: one is, and `overwrite` is false; or its directory is not there.
     """
     for target in targets:
+        if target is not None and not target.parent.is_dir():
+            raise OutputError(f"cannot write to {target.parent}", found="no such directory")
         if target is not None and not overwrite and target.exists():
             raise OutputError(f"{target} exists already", hint="add --overwrite to replace it")
 
@@ -142,7 +125,6 @@ def put_in_place(temporary: Path, target: Path) -> None:
     temporary.chmod(0o666 & ~umask())
     os.replace(temporary, target)
     sync(target.parent)
->>>>>>> strata
 
 
 def write_bytes(target: Path, content: bytes, *, overwrite: bool = True) -> None:

@@ -9,11 +9,15 @@ import click
 import pyarrow as pa
 
 from molquery.cli.options import open_engine, output_options
-<<<<<<< HEAD
-from molquery.cli.render import emit, held_out, number, print_table, progress_bar
-=======
-from molquery.cli.render import emit, held_out, number, print_table, say
->>>>>>> strata
+from molquery.cli.render import (
+    emit,
+    held_out,
+    left_out_lines,
+    number,
+    print_table,
+    progress_bar,
+    say,
+)
 
 
 @click.command(
@@ -93,6 +97,8 @@ def evaluate(
         summary = held_out_summary(engine)
         if format_ is None and output is None:
             print_summary(summary)
+            for line in left_out_lines(engine.facts):
+                say(line, err=False)
         else:
             emit(
                 spectrum_table(summary.spectrum),
@@ -102,16 +108,14 @@ def evaluate(
                 overwrite=overwrite,
             )
         return
-    from molquery.files import check_target
+    from molquery.files import refuse_existing
     from molquery.query.evaluation import Settings
     from molquery.query.evaluation import evaluate as measure
     from molquery.query.tasks import plan
     from molquery.report.evaluation import page
     from molquery.report.findings import findings
 
-    for path in (report, output):
-        if path is not None:
-            check_target(path, overwrite=overwrite)
+    refuse_existing([report, output], overwrite=overwrite)
     planned = plan(engine, tasks, labels=labels, time=time, event=event, event_is=event_is)
     settings = Settings(
         seed=seed, resamples=resamples, random_sets=random_sets, learning_curve=learning_curve
@@ -120,7 +124,7 @@ def evaluate(
         found = measure(engine, settings, planned, progress=tell)
     if report is not None:
         page(found).write(report, overwrite=overwrite)
-        click.echo(f"report written to {report}", err=True)
+        say(f"report written to {report}")
     if as_json or output is not None or format_ is not None:
         emit(
             spectrum_table(engine.spectrum),
@@ -132,9 +136,9 @@ def evaluate(
         )
     if not (as_json or format_) or output is not None:
         for line in findings(found):
-            click.echo(f"- {line}")
+            say(f"- {line}", err=False)
     for what, why in found.not_measured.items():
-        click.echo(f"Not measured: {what}: {why}", err=True)
+        say(f"Not measured: {what}: {why}")
 
 
 def print_summary(summary: Any) -> None:

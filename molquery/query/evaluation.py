@@ -161,6 +161,8 @@ class Evaluation:
         random_above: how many sets of the spectrum are predicted better than 95 % of random sets.
         methods: ways to predict from one signature, compared; None without a spectrum.
         geometry: scheme -> hubness and modality gap of the space, means over the folds.
+        hold_out: how patients are predicted whose RNA the alignment left out; None where it left
+            out none.
         not_measured: what could not be measured -> why.
     """
 
@@ -176,6 +178,7 @@ class Evaluation:
     domain: tuple[DomainRow, ...]
     validation: validation.Validation
     learning_curve: tuple[refit.CurvePoint, ...]
+    hold_out: Mapping[str, Any] | None
     not_measured: Mapping[str, str]
     baselines: Mapping[str, str]
     split_on: str
@@ -265,6 +268,7 @@ def evaluate(
         domain=domain,
         validation=validated,
         learning_curve=tuple(curve),
+        hold_out=_hold_out(engine),
         not_measured=missing,
         baselines=baselines.LABELS,
         split_on=str(engine.facts["split_on"]),
@@ -519,15 +523,19 @@ def _coverage(
         )  # fmt: skip
 
     errors = np.abs(truth - engine.predict(scored.scores)[slide])
+    # As in `Engine.intervals`: errors in units of the spread among a slide's neighbours.
+    spread = np.stack([engine.spread(column) for column in scored.scores.T], axis=1)[slide]
     half = np.full(errors.shape, np.nan)
     for f in np.unique(fold):
         others, mine = fold != f, fold == f
         for s in range(errors.shape[1]):
             bounds = calibrate.cohort_bounds(
-                errors[others, s], cohorts[others], groups[others], calibrate.LEVEL
-            )
+                errors[others, s] / spread[others, s], cohorts[others], groups[others],
+                calibrate.LEVEL,
+            )  # fmt: skip
             for cohort, bound in bounds.items():
-                half[mine & (cohorts == cohort), s] = bound
+                own = mine & (cohorts == cohort)
+                half[own, s] = bound * spread[own, s]
     for cohort in np.unique(cohorts):
         if not np.isfinite(half[cohorts == cohort]).any():
             missing[f"interval coverage in {cohort or 'slides without a cohort'}"] = (
@@ -602,6 +610,12 @@ def _validate(
     if total:
         tell("validation", total, total, "")
     return found
+
+
+def _hold_out(engine: Engine) -> dict[str, Any] | None:
+    """What the space says of patients left out of its alignment (`evaluate.unseen.Unseen`)."""
+    told = engine.facts.get("hold_out")
+    return {"rule": told["rule"], **told["quality"]} if told else None
 
 
 def _data(engine: Engine) -> dict[str, Any]:

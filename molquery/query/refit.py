@@ -148,10 +148,11 @@ def _point(n: int, predicted: Float, measured: Float, cohorts: Strings) -> Curve
 
 
 def _pairs(engine: Engine) -> Pairs:
-    settings = engine.facts["settings"]
-    return load_pairs(
+    settings, left_out = engine.facts["settings"], engine.facts.get("hold_out")
+    pairs = load_pairs(
         engine.database, pair_on=settings["pair_on"], split_on=engine.facts["split_on"]
     )
+    return pairs.without(left_out["groups"], left_out["rule"]) if left_out else pairs
 
 
 def _fit(engine: Engine, pairs: Pairs, held: Collection[str]) -> Model:

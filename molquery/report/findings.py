@@ -32,6 +32,7 @@ def findings(found: Evaluation) -> list[str]:
         *_retrieval_findings(found),
         *_spectrum_findings(found),
         *_interval_findings(found),
+        *_left_out_findings(found),
         *_validation_findings(found),
     ]
 
@@ -126,6 +127,18 @@ def _interval_findings(found: Evaluation) -> list[str]:
         f"{shares[0]:.1f} %"
     )  # fmt: skip
     return [text + "."]
+
+
+def _left_out_findings(found: Evaluation) -> list[str]:
+    h = found.hold_out
+    if h is None:
+        return []
+    r, r2 = ("not measured" if v is None else f"{v:.2f}" for v in (h["within_r"], h["r2"]))
+    return [
+        f"An unseen cohort: of {h['rule']} ({h['n_patients']} patients) no RNA was used; there the "
+        f"median correlation is {r} and the median R² {r2}, and the own RNA profile is found "
+        f"{h['fold10']:.1f} times as often as by chance among the first ten of {h['n_profiles']}."
+    ]
 
 
 def _validation_findings(found: Evaluation) -> list[str]:
