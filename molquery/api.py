@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from molquery import database as storage
 from molquery.genesets import collections
@@ -17,6 +17,9 @@ from molquery.query import cohort, retrieve, search, strata
 from molquery.query.engine import Engine
 from molquery.query.summary import Summary, held_out_summary
 from molquery.records import Signature
+
+if TYPE_CHECKING:
+    from molquery.query.evaluation import Evaluation, Settings
 
 
 class Database:
@@ -68,9 +71,19 @@ class Database:
         """Strata by one or more signatures; options as in `query.strata.stratify_cohort`."""
         return strata.stratify_cohort(self.engine, [as_signature(s) for s in signatures], **options)
 
-    def evaluate(self) -> Summary:
-        """Held-out retrieval and predictability of the current space."""
+    def summary(self) -> Summary:
+        """Held-out retrieval and predictability of the current space, from what is stored."""
         return held_out_summary(self.engine)
+
+    def evaluate(self, settings: Settings | None = None, **options: Any) -> Evaluation:
+        """The whole evaluation, with intervals and baselines; takes minutes.
+
+        Options as in `molquery.query.tasks.plan`: labels, time, event, a file of tasks.
+        """
+        from molquery.query.evaluation import evaluate
+        from molquery.query.tasks import plan
+
+        return evaluate(self.engine, settings, plan(self.engine, **options))
 
 
 def open_database(path: str | os.PathLike[str]) -> Database:

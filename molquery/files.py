@@ -110,9 +110,11 @@ def refuse_existing(targets: Iterable[Path | None], *, overwrite: bool) -> None:
     """Check before any work that no output is there already; None stands for no output.
 
     Raises:
-        OutputError: one is, and `overwrite` is false.
+        OutputError: one is, and `overwrite` is false; or its directory is not there.
     """
     for target in targets:
+        if target is not None and not target.parent.is_dir():
+            raise OutputError(f"cannot write to {target.parent}", found="no such directory")
         if target is not None and not overwrite and target.exists():
             raise OutputError(f"{target} exists already", hint="add --overwrite to replace it")
 
