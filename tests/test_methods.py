@@ -21,10 +21,11 @@ from molquery.genesets.inline import parse_genes
 from molquery.ingest import ingest_slides
 from molquery.predict import PATIENT_SCHEME, SITE_SCHEME
 from molquery.query import methods
-from molquery.query.cohort import score, stratify_cohort
+from molquery.query.cohort import score
 from molquery.query.engine import Engine
 from molquery.query.methods import METHODS, MethodRow, compare_methods, predict
 from molquery.query.search import search
+from molquery.query.strata import stratify_cohort
 from molquery.readers import Options
 from molquery.records import Signature
 from molquery.reference import Reference
