@@ -24,11 +24,11 @@ from molquery.errors import OutputError, some
 from molquery.figures import style, tissue
 from molquery.genesets.collections import find
 from molquery.ingest import ingest_profiles, ingest_slides
-from molquery.query.cohort import Strata, stratify_cohort
 from molquery.query.engine import Engine
 from molquery.query.indexes import build_indexes
 from molquery.query.retrieve import Neighbours, retrieve
 from molquery.query.search import Ranking, search
+from molquery.query.strata import Strata, stratify_cohort
 from molquery.recipes import load_recipe
 from molquery.records import IngestReport
 from molquery.vectors import Float, Strings
@@ -207,7 +207,8 @@ def clear(directory: Path, *, overwrite: bool) -> None:
             hint=elsewhere,
         )
     made = {
-        schema.MANIFEST, schema.LOCK, schema.SPACES, schema.INDEXES, FOLDER, STRATA, PICTURE,
+        schema.MANIFEST, schema.LOCK, schema.WRITER, schema.VERSIONS, schema.SPACES,
+        schema.INDEXES, FOLDER, STRATA, PICTURE,
         *(f"{name}.lance" for name in schema.TABLES),
     }  # fmt: skip
     foreign = [p.name for p in directory.iterdir() if not _made(p.name, made)]

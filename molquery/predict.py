@@ -33,6 +33,7 @@ from molquery.schema import PROFILES, SLIDES
 from molquery.space import TEMPERATURE, Fold, Model, SharedSpace
 from molquery.threads import parallel
 from molquery.vectors import (
+    Bools,
     Float,
     Ints,
     Matrix,
@@ -100,7 +101,8 @@ class Operator:
         `rows` restricts the answer to some slides.
         """
         values: Matrix = np.asarray(scores, dtype=np.float32)
-        few = values.shape[1] <= _FEW_SETS and "dense" not in self.__dict__
+        # Not "or once the matrix is there": the last bits would depend on what was asked before.
+        few = values.shape[1] <= _FEW_SETS
         if len(self.weights) * self.n_reference <= _DENSE_CELLS and not few:
             # Picking rows of the answer is cheaper than copying rows of the matrix.
             whole = np.asarray(self.dense @ values, dtype=np.float64)
@@ -183,11 +185,14 @@ class Case:
     standard: Matrix
 
 
-def cases(space: SharedSpace, scheme: str, slides: Rows, profiles: Rows) -> Iterator[Case]:
+def cases(
+    space: SharedSpace, scheme: str, slides: Rows, profiles: Rows, only: Bools | None = None
+) -> Iterator[Case]:
     """Every model of a scheme (`patient` or `site`) that predicts some slide, the final one last.
 
     A slide of a patient with RNA is predicted by the fold that held the patient out, all others by
-    the final model.
+    the final model. RNA that the space left out enters nowhere. `only` (n_slides,) restricts what
+    is predicted.
     """
     folds = [fold for fold in space.folds if fold.scheme == scheme]
     paired = np.isin(slides.keys, profiles.keys[profiles.keys != ""])
@@ -199,19 +204,31 @@ def cases(space: SharedSpace, scheme: str, slides: Rows, profiles: Rows) -> Iter
     aligned = paired & np.isin(slides.groups, sorted(fold_of))
     final = Fold(scheme, frozenset(), space.final)
     for f, fold in [*enumerate(folds), (-1, final)]:
-        rows = np.flatnonzero(predicted_by == f)
+        wanted = predicted_by == f
+        rows = np.flatnonzero(wanted if only is None else wanted & only)
         if len(rows) == 0:
             continue
         held = np.isin(slides.groups, sorted(fold.held_out))
-        own_rna = np.isin(profiles.keys, slides.keys[paired & held])
-        known = ~np.isin(profiles.groups, sorted(fold.held_out)) & ~own_rna
+        known = _usable(slides, profiles, fold.held_out | space.left_out)
         standard = fold.model.slide_input.standardise(slides.vectors)
         trained = np.flatnonzero(aligned & ~held)
         yield Case(f, fold.model, rows, np.flatnonzero(known), trained, standard)
 
 
-def build_operator(space: SharedSpace, scheme: str, slides: Rows, profiles: Rows) -> Operator:
-    """The operator of every slide, for the folds of one scheme (`patient` or `site`)."""
+def _usable(slides: Rows, profiles: Rows, held: frozenset[str]) -> Bools:
+    """(n_reference,) profiles that are neither of a held-out group nor paired with its slides."""
+    own_slides = np.isin(slides.groups, sorted(held)) & (slides.keys != "")
+    own_rna = np.isin(profiles.keys, slides.keys[own_slides])
+    return np.asarray(~np.isin(profiles.groups, sorted(held)) & ~own_rna)
+
+
+def build_operator(
+    space: SharedSpace, scheme: str, slides: Rows, profiles: Rows, only: Bools | None = None
+) -> Operator:
+    """The operator of every slide, for the folds of one scheme (`patient` or `site`).
+
+    Rows of slides that are not among `only` (n_slides,), where it is given, mean nothing.
+    """
     n, k = len(slides.vectors), min(NEIGHBOURS, len(profiles.vectors))
     model = np.full(n, -1, dtype=np.int64)
     neighbours = np.full((n, k), -1, dtype=np.int32)
@@ -221,7 +238,7 @@ def build_operator(space: SharedSpace, scheme: str, slides: Rows, profiles: Rows
     group = np.zeros(n, dtype=np.int64)
     distance = np.full((n, 2), np.nan, dtype=np.float32)
     solvers: list[Matrix] = []
-    for case in cases(space, scheme, slides, profiles):
+    for case in cases(space, scheme, slides, profiles, only):
         rows, known, standard = case.rows, case.known, case.standard
         model[rows] = case.fold
         x = case.model.project_standardised(standard[rows], slides.cohorts[rows].tolist())
@@ -271,6 +288,7 @@ def build_left_out(space: SharedSpace, slides: Rows, profiles: Rows) -> Operator
         own = mine & paired
         others = trained & ~mine & ~np.isin(slides.groups, slides.groups[own])
         known = (profiles.cohorts != cohort) & ~np.isin(profiles.keys, slides.keys[own])
+        known &= _usable(slides, profiles, space.left_out)
         rows = np.flatnonzero(others)
         ridge = _ridge(standard[rows], slides, rows, profiles, np.flatnonzero(known))
         components[mine] = ridge.components(standard[mine])
@@ -389,6 +407,44 @@ def paired_units(
     found = names[np.minimum(at, len(names) - 1)] == profiles.keys[known]
     unit_of[known[found]] = at[found]
     return x, cohorts, unit_of
+
+
+@dataclass(frozen=True, slots=True)
+class RidgeTerms:
+    """The ridge's prediction of one slide, level + sum_f values_f slopes_f, term by term.
+
+    Attributes:
+        values: (d,) the slide's features as the ridge sees them: standardised, less the mean of
+            the paired units.
+        slopes: (d,) of the predicted score along each.
+        level: what is predicted where all values are 0.
+    """
+
+    values: Float
+    slopes: Float
+    level: float
+
+
+def ridge_terms(
+    space: SharedSpace, slides: Rows, profiles: Rows, row: int, scores: Float
+) -> RidgeTerms:
+    """The terms behind the second part of the formula for one slide, folds by patient.
+
+    Args:
+        row: position of the slide.
+        scores: (n_reference,) measured scores of a signature.
+    """
+    only = np.zeros(len(slides.vectors), dtype=bool)
+    only[row] = True
+    (case,) = cases(space, PATIENT_SCHEME, slides, profiles, only)
+    if len(case.trained) == 0:
+        nothing = np.zeros(slides.vectors.shape[1])
+        return RidgeTerms(nothing, nothing, 0.0)
+    ridge = _ridge(case.standard[case.trained], slides, case.trained, profiles, case.known)
+    weights = ridge.solver(str(slides.cohorts[row])).astype(np.float64) @ scores
+    values = (case.standard[row] - ridge.centre).astype(np.float64)
+    slopes = ridge.directions.astype(np.float64) @ weights[:-1]
+    return RidgeTerms(values, slopes, float(weights[-1]))
 
 
 def read_rows(database: Database, space: SharedSpace) -> tuple[Rows, Rows]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -54,19 +54,24 @@ class Reference:
     #: What is read of the profiles.
     COLUMNS = (PROFILES.key, schema.PATIENT, schema.COHORT, PROFILES.vector)
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, left_out: Collection[str] = ()) -> None:
+        """`left_out` names profiles that are scored but on whose values no scale is based."""
         table = database.read_sidecar(PROFILES, self.COLUMNS)
         self.ids: Strings = as_text(table[PROFILES.key])
         self.patients: Strings = as_text(table[schema.PATIENT])
         self.cohorts: Strings = as_text(table[schema.COHORT])
         self.expression: Matrix = list_to_matrix(table[PROFILES.vector])
         self.genes: list[str] = list(facts_of(table.schema)["genes"])
+        self._left_out = frozenset(left_out)
 
     @cached_property
     def moments(self) -> Moments:
-        """Of every gene over the reference."""
-        mean, sd = scoring.gene_z(self.expression)
-        return Moments(mean, sd, (~np.isnan(self.expression)).mean(axis=0))
+        """Of every gene over the reference, without profiles that are left out."""
+        used = self.expression
+        if self._left_out:
+            used = used[~np.isin(self.ids, sorted(self._left_out))]
+        mean, sd = scoring.gene_z(used)
+        return Moments(mean, sd, (~np.isnan(used)).mean(axis=0))
 
     @cached_property
     def usable(self) -> Bools:

@@ -15,7 +15,7 @@ import numpy as np
 
 from molquery import __version__, schema
 from molquery.database import Database, list_to_matrix
-from molquery.errors import ColumnError, DatabaseError, InputError, OutputError, some
+from molquery.errors import ColumnError, DatabaseError, InputError, NotReadyError, OutputError, some
 from molquery.evaluate.held_out import HeldOutPairs, describe
 from molquery.genesets.scoring import GeneSet
 from molquery.predict import COHORT_SCHEME, PATIENT_SCHEME, SITE_SCHEME, Operator
@@ -36,10 +36,12 @@ class Engine:
     """
 
     def __init__(self, database: Database) -> None:
+        database = database.pinned()
         facts = space_facts(database)
         if facts is None:
             raise not_aligned(database)
         self.database = database
+        self.version = int(database.manifest()["version"])
         self.facts: dict[str, Any] = facts
         self.space_id = str(database.manifest()["spaces"][DEFAULT_SPACE]["space_id"])
         self.versions = {spec.name: database.version(spec) for spec in (SLIDES, PROFILES)}
@@ -51,6 +53,11 @@ class Engine:
         #: (n_slides,) what was held out together when the space was learned, usually patients.
         self.groups: Strings = as_text(table[self._split_on])
         self.notices: list[str] = []
+        if hold_out := facts.get("hold_out"):
+            self.notices.append(
+                f"the RNA of {hold_out['quality']['n_patients']} patients is held out of this "
+                f"space and not used ({hold_out['rule']})"
+            )
         self._views: dict[str, list[methods.View]] = {}
         #: What searches on this snapshot have computed already (see `molquery.query.search`).
         self.answers: dict[tuple[Any, ...], Any] = {}
@@ -65,19 +72,9 @@ class Engine:
     def _split_on(self) -> str:
         return str(self.facts["split_on"])
 
-    @cached_property
-    def _slides(self) -> Any:
-        return self.database.dataset(SLIDES, self.versions[SLIDES.name])
-
-    @cached_property
-    def _profiles(self) -> Any:
-        return self.database.dataset(PROFILES, self.versions[PROFILES.name])
-
     def is_current(self) -> bool:
         """True while the database is in the state of this snapshot."""
-        space = self.database.manifest()["spaces"].get(DEFAULT_SPACE, {})
-        now = {spec.name: self.database.version(spec) for spec in (SLIDES, PROFILES)}
-        return space.get("space_id") == self.space_id and now == self.versions
+        return self.database.is_current()
 
     def need_current(self) -> None:
         """Raise DatabaseError when the tables are no longer those of this snapshot."""
@@ -87,7 +84,8 @@ class Engine:
     @cached_property
     def reference(self) -> Reference:
         """The expression profiles that signatures are scored in."""
-        reference = Reference(self.database)
+        hold_out = self.facts.get("hold_out") or {}
+        reference = Reference(self.database, hold_out.get("profiles", ()))
         if self._stored is not None:
             reference.moments = self._stored.moments
         return reference
@@ -274,7 +272,7 @@ class Engine:
         if pair_on == schema.PATIENT:
             keys = self.reference.patients
         else:
-            table = self.database.read(PROFILES, [pair_on], dataset=self._profiles)
+            table = self.database.read(PROFILES, [pair_on])
             keys = as_text(table[pair_on])
         rows_of: dict[str, list[int]] = {}
         for j, key in enumerate(keys):
@@ -285,6 +283,12 @@ class Engine:
             for i in np.flatnonzero(operator.model >= 0)
             for j in rows_of.get(str(self._pair_keys[i]), [])
         ]
+        if not both:  # they were deleted after the space was learned
+            raise NotReadyError(
+                f"no slide of {self.database.path} has a profile of its own patient any more: "
+                "how far to trust a score cannot be measured",
+                hint="molquery ingest profiles, or molquery restore; molquery history",
+            )
         slide, profile = (np.array(side, dtype=np.int64) for side in zip(*both, strict=True))
         return HeldOutPairs.of(slide, profile, self.cohorts)
 
@@ -345,14 +349,14 @@ class Engine:
         held = self.database.metadata_columns(SLIDES)
         if name not in held:
             raise ColumnError(f"slides have no column {name}", found=some(held, 30))
-        table = self.database.read(SLIDES, [name], dataset=self._slides)
+        table = self.database.read(SLIDES, [name])
         return as_text(table[name])
 
     def slides_where(self, where: str | None) -> Bools:
         """(n_slides,) mask of the slides that satisfy a SQL filter over the metadata."""
         if where is None:
             return np.ones(len(self.slide_ids), dtype=bool)
-        table = self.database.read(SLIDES, [SLIDES.key], where=where, dataset=self._slides)
+        table = self.database.read(SLIDES, [SLIDES.key], where=where)
         return np.isin(self.slide_ids, as_text(table[SLIDES.key]))
 
     def provenance(self, method: str, parameters: dict[str, Any], **more: Any) -> Provenance:
@@ -361,6 +365,7 @@ class Engine:
             database=str(self.database.path),
             molquery=__version__,
             table_versions=dict(self.versions),
+            version=self.version,
             space=DEFAULT_SPACE,
             space_id=self.space_id,
             method=method,
