@@ -294,9 +294,9 @@ def test_a_curve_tests_on_patients_that_no_model_has_seen(
         told.append((set(pairs.groups.tolist()), set(groups)))
         return measure(self, pairs, model, groups)
 
-    def watched_full(self, pairs, model):  # type: ignore[no-untyped-def]
-        told.append((set(pairs.groups.tolist()), set(pairs.left_out)))
-        return predict(self, pairs, model)
+    def watched_full(self, pairs, model, groups):  # type: ignore[no-untyped-def]
+        told.append((set(pairs.groups.tolist()), set(groups)))
+        return predict(self, pairs, model, groups)
 
     monkeypatch.setattr(Yardstick, "measure", watched)
     monkeypatch.setattr(Yardstick, "predict", watched_full)

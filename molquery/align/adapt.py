@@ -215,7 +215,7 @@ def adaptation_curve(
         mine = pairs.without(jobs[j], rule)
         model = fit_model(mine, set(), kind, method, space.facts["settings"]["seed"], device=device)
         if j >= n_partial:
-            return yardstick.predict(mine, model)
+            return yardstick.predict(mine, model, mine.left_out)
         if j == 0:
             return [yardstick.measure(mine, model, test) for test in tests]
         seed = (j - 1) // max(1, sum(n > 0 for n in shown))

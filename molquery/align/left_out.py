@@ -48,10 +48,12 @@ class Yardstick:
         space = _space(pairs, model)
         return unseen_quality(space, self.slides, self.profiles, self.scores, groups)
 
-    def predict(self, pairs: Pairs, model: Model) -> tuple[HeldOutPairs, Float]:
-        """What a model of these pairs predicts for the groups that they leave out."""
+    def predict(
+        self, pairs: Pairs, model: Model, groups: Collection[str]
+    ) -> tuple[HeldOutPairs, Float]:
+        """What a model of these pairs predicts for groups that they leave out."""
         space = _space(pairs, model)
-        return predict_unseen(space, self.slides, self.profiles, self.scores, pairs.left_out)
+        return predict_unseen(space, self.slides, self.profiles, self.scores, groups)
 
 
 def _space(pairs: Pairs, model: Model) -> SharedSpace:

@@ -10,7 +10,7 @@ import numpy as np
 from molquery.evaluate import metrics
 from molquery.evaluate.held_out import HeldOutPairs, median, quality
 from molquery.predict import PATIENT_SCHEME, Rows, build_operator
-from molquery.space import SharedSpace
+from molquery.space import Model, SharedSpace
 from molquery.vectors import Float, Strings, same_key
 
 
@@ -64,19 +64,23 @@ def medians(predicted: Float, measured: Float, cohorts: Strings) -> tuple[float 
     return median(within) if median(within) is not None else median(r), median(r2)
 
 
+def retrieved(model: Model, pairs: HeldOutPairs, slides: Rows, profiles: Rows) -> float:
+    """`fold10` of `Unseen`: slide to RNA, the profiles of the pairs being the gallery."""
+    rows, inverse = np.unique(pairs.slide, return_inverse=True)
+    x = model.project_slides(slides.vectors[rows], slides.cohorts[rows].tolist())
+    r = model.project_profiles(profiles.vectors[pairs.profiles])
+    positive = np.zeros((len(rows), len(pairs.profiles)), dtype=bool)
+    positive[inverse, np.searchsorted(pairs.profiles, pairs.profile)] = True
+    return metrics.retrieval(x @ r.T - model.hubness(r)[None, :], positive).fold10
+
+
 def unseen_quality(
     space: SharedSpace, slides: Rows, profiles: Rows, scores: Float, groups: Collection[str]
 ) -> Unseen:
     """The figures of groups that the space has left out; arguments as in `predict_unseen`."""
     pairs, predicted = predict_unseen(space, slides, profiles, scores, groups)
     within_r, r2 = medians(predicted, scores[pairs.profiles], pairs.cohorts)
-    rows, inverse = np.unique(pairs.slide, return_inverse=True)
-    model = space.final
-    x = model.project_slides(slides.vectors[rows], slides.cohorts[rows].tolist())
-    r = model.project_profiles(profiles.vectors[pairs.profiles])
-    positive = np.zeros((len(rows), len(pairs.profiles)), dtype=bool)
-    positive[inverse, np.searchsorted(pairs.profiles, pairs.profile)] = True
-    retrieval = metrics.retrieval(x @ r.T - model.hubness(r)[None, :], positive)
+    rows = np.unique(pairs.slide)
     return Unseen(
         n_patients=len(np.unique(slides.groups[rows])),
         n_slides=len(rows),
@@ -84,5 +88,5 @@ def unseen_quality(
         n_sets=scores.shape[1],
         within_r=within_r,
         r2=r2,
-        fold10=retrieval.fold10,
+        fold10=retrieved(space.final, pairs, slides, profiles),
     )
