@@ -294,7 +294,7 @@ def space_facts(database: Database, name: str = DEFAULT_SPACE) -> dict[str, Any]
     entry = database.manifest()["spaces"].get(name)
     if entry is None:
         return None
-    return dict(json.loads(_checked(database, name, entry, _FACTS).read_text("utf-8"))["facts"])
+    return dict(json.loads(_checked(database, name, entry, _FACTS))["facts"])
 
 
 def held_out_groups(database: Database, name: str = DEFAULT_SPACE) -> set[str]:
@@ -302,7 +302,7 @@ def held_out_groups(database: Database, name: str = DEFAULT_SPACE) -> set[str]:
     entry = database.manifest()["spaces"].get(name)
     if entry is None:
         return set()
-    content = json.loads(_checked(database, name, entry, _FACTS).read_text("utf-8"))
+    content = json.loads(_checked(database, name, entry, _FACTS))
     return {group for fold in content["folds"] for group in fold["held_out"]}
 
 
@@ -315,10 +315,10 @@ def current_space(database: Database, name: str = DEFAULT_SPACE) -> SharedSpace 
     entry = database.manifest()["spaces"].get(name)
     if entry is None:
         return None
-    from safetensors.numpy import load_file
+    from safetensors.numpy import load
 
-    content = json.loads(_checked(database, name, entry, _FACTS).read_text("utf-8"))
-    arrays = load_file(_checked(database, name, entry, _ARRAYS))
+    content = json.loads(_checked(database, name, entry, _FACTS))
+    arrays = load(_checked(database, name, entry, _ARRAYS))
     models = {k: _unpack(layout, f"{k}.", arrays) for k, layout in content["models"].items()}
     folds = tuple(
         Fold(f["scheme"], frozenset(f["held_out"]), models[f"fold{i}"])
@@ -351,12 +351,19 @@ def not_aligned(database: Database) -> NotReadyError:
     return NotReadyError(f"{database.path} has no shared space yet", hint="molquery align")
 
 
-def _checked(database: Database, name: str, entry: Mapping[str, Any], file: str) -> Path:
+def _checked(database: Database, name: str, entry: Mapping[str, Any], file: str) -> bytes:
+    """The content of a file of a space; what is checked is what is used."""
     path = space_directory(database, name, entry["space_id"]) / file
-    if not path.is_file() or sha256_file(path) != entry["sha256"][file]:
-        state = "damaged (its sha256 differs)" if path.is_file() else "missing"
-        raise SpaceError(f"{path} is {state}", hint="molquery align, to learn the space again")
-    return path
+    try:
+        content = path.read_bytes()
+    except OSError:
+        state = "missing"
+    else:
+        if hashlib.sha256(content).hexdigest() == entry["sha256"][file]:
+            return content
+        state = "damaged (its sha256 differs)"
+    hint = "molquery doctor says what is left; molquery align learns the space again"
+    raise SpaceError(f"{path} is {state}", hint=hint)
 
 
 def _slices(matrix: Matrix) -> list[slice]:

@@ -131,12 +131,12 @@ class Database:
             return draft if draft is not None else manifest.read(self.path)
         # What is derived may come later than the version that it belongs to.
         live = manifest.read(self.path)
-        return live if live["version"] == self._pinned["version"] else self._pinned
+        return live if manifest.truth(live) == manifest.truth(self._pinned) else self._pinned
 
     def pinned(self) -> Database:
         """This database as it is now, whatever is written to it from now on."""
         view = Database(self.path)
-        view._pinned = self.manifest()
+        view._pinned = copy.deepcopy(self.manifest())
         view._checks = self._checks
         return view
 
@@ -162,18 +162,20 @@ class Database:
             before = manifest.read(self.path)
             if unfinished:
                 leftovers.remove(self.path, leftovers.leftovers(self.path, before))
+            held = leftovers.table_files(self.path)
             draft = copy.deepcopy(before) | {"details": ""}
             _drafts.__dict__[self._key] = draft
             try:
                 yield draft
             except Exception:
                 with suppress(Exception):
-                    leftovers.remove(self.path, leftovers.leftovers(self.path, before))
+                    leftovers.remove(self.path, leftovers.of_change(self.path, held, before))
                     lock.finish(self.path)
                 raise
             finally:
                 del _drafts.__dict__[self._key]
             self._commit(before, draft, command)
+            leftovers.remove(self.path, leftovers.of_change(self.path, held, draft))
 
     def update_manifest(self, change: Callable[[Manifest], None], command: str = "update") -> None:
         """Apply `change` to the manifest, as `writing` does."""
@@ -189,8 +191,7 @@ class Database:
         return _drafts.__dict__.get(self._key)
 
     def _commit(self, before: Manifest, draft: Manifest, command: str) -> None:
-        changed = manifest.truth(draft) != manifest.truth(before)
-        if not changed:
+        if manifest.truth(draft) == manifest.truth(before):
             draft |= {"details": before["details"]}
         else:
             draft |= {
@@ -200,9 +201,7 @@ class Database:
             manifest.write_record(self.path, draft)
         if draft != before:
             manifest.write(self.path, draft)
-            # Among them what Lance kept of the steps between the two versions.
-            find = leftovers.leftovers if changed else leftovers.derived
-            leftovers.remove(self.path, find(self.path, draft))
+            leftovers.remove(self.path, leftovers.derived(self.path, draft))
 
     def keep_record(self) -> None:
         """Write anew what is kept of the current version."""
@@ -396,7 +395,8 @@ class Database:
             entry, path = found
             current = entry["vectors_version"] == self.vectors_version(spec)
             if current and set(columns) <= set(entry["columns"]):
-                return pa.ipc.open_file(pa.memory_map(str(path))).read_all().select(columns)
+                with suppress(OSError):  # another one has taken its place meanwhile
+                    return pa.ipc.open_file(pa.memory_map(str(path))).read_all().select(columns)
         return self._with_facts(spec, columns)
 
     def _with_facts(self, spec: TableSpec, columns: Sequence[str]) -> pa.Table:
