@@ -5,9 +5,9 @@ changes the tables, and replaces the manifest at the end (`Database.writing`). S
 take effect together, and what a killed writer leaves behind is no part of the database.
 
 Facts about a table that must never be parted from its rows (encoder, dimension, gene panel, scale)
-are kept in the table's own schema metadata. `vectors_version` of a table is the version at which
-its rows, vectors, or anything else that derived files depend on last changed, so that a join of
-other metadata does not make them stale.
+are kept in the table's own schema metadata. `vectors_version` of a table is the database version at
+which its rows, vectors, or anything else that derived files depend on last changed, so that a join
+of other metadata does not make them stale.
 """
 
 from __future__ import annotations
@@ -167,10 +167,14 @@ class Database:
             _drafts.__dict__[self._key] = draft
             try:
                 yield draft
-            except Exception:
-                with suppress(Exception):
-                    leftovers.remove(self.path, leftovers.of_change(self.path, held, before))
-                    lock.finish(self.path)
+            except BaseException as error:
+                panic = tables.is_panic(error)
+                if isinstance(error, Exception) or panic:
+                    with suppress(Exception):
+                        leftovers.remove(self.path, leftovers.of_change(self.path, held, before))
+                        lock.finish(self.path)
+                if panic:
+                    raise tables.failed(self.path, error) from error
                 raise
             finally:
                 del _drafts.__dict__[self._key]
@@ -260,7 +264,7 @@ class Database:
         return int(self._entry(spec)["version"])
 
     def vectors_version(self, spec: TableSpec) -> int:
-        """The version at which what derived files depend on last changed."""
+        """The database version at which what derived files depend on last changed."""
         return int(self._entry(spec)["vectors_version"])
 
     def facts(self, spec: TableSpec) -> dict[str, Any]:
@@ -596,7 +600,7 @@ class Database:
         columns = [c for c in dataset.schema.names if c not in unread]
         tables.check_columns(self.path, spec, dataset, entry, self._checks, columns)
         if tables.newest(self.path, spec) != entry["version"]:
-            tables.roll_back(self.path, spec, dataset)
+            tables.roll_back(self.path, spec, dataset, entry["version"])
             self._record(spec, vectors_changed=False)
             dataset = self.dataset(spec)
         return dataset
@@ -607,8 +611,9 @@ class Database:
         assert draft is not None
         old = draft["tables"].get(spec.name, {})
         entry = tables.entry_of(self.path, spec, old.get("files", {}))
-        kept = old.get("vectors_version", entry["version"])
-        entry["vectors_version"] = entry["version"] if vectors_changed else kept
+        # Not Lance's number: one that was damaged and set aside may come again.
+        now = draft["version"] + 1
+        entry["vectors_version"] = now if vectors_changed else old.get("vectors_version", now)
         draft["tables"][spec.name] = entry
         self._tell(told)
 
