@@ -77,23 +77,27 @@ def measure(cohort: Path, database: Path) -> list[tuple[str, str, str]]:
         whole += seconds
         print(f"{' '.join(step[:2]):<24} {seconds:6.1f} s", flush=True)
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
+    start = time.perf_counter()
     found = json.loads(run("evaluate", "--format", "json", database=database))
-    retrieval, medians = found["retrieval"], found["medians"]
-    pooled = retrieval["patient.slide_to_profile"]
-    within = retrieval["patient.slide_to_profile.within_cohort"]
+    evaluated = time.perf_counter() - start
+    pooled, within = (found["retrieval"][f"patient.slide_to_profile{scope}"]
+                      for scope in ("", ".within_cohort"))  # fmt: skip
+    folds = [r["figures"]["molquery"]["fold10"]["value"] for r in (pooled, within)]
+    medians = {name: e["value"] for name, e in found["medians"]["molquery"].items()}
     search = wall(5, "search", "--geneset", GENESET, "--format", "json", database=database)
     start = wall(5, "--help", database=database)
     first, again, other = in_python(database)
     return [
         ("ingest + align + index, wall s", "< 120", f"{whole:.0f}"),
         ("peak memory of any process, GB", "< 2", f"{peak:.2f}"),
-        (f"slide-to-RNA fold@10 (gallery {pooled['gallery']})", ">= 18", f"{pooled['fold10']:.1f}"),
-        (f"  within cohort (gallery {within['gallery']})", "", f"{within['fold10']:.1f}"),
+        (f"slide-to-RNA fold@10 (gallery {pooled['gallery']})", ">= 18", f"{folds[0]:.1f}"),
+        (f"  within cohort (gallery {within['gallery']})", "", f"{folds[1]:.1f}"),
         (f"Hallmark median R², patients held out ({len(found['spectrum'])} sets)", ">= 0.33",
          f"{medians['r2']:.3f}"),
         ("  median within-cohort r", ">= 0.41", f"{medians['within_r']:.3f}"),
         ("  median R², sites held out", ">= 0.32", f"{medians['site_r2']:.3f}"),
         ("  median within-cohort r, sites held out", "", f"{medians['site_within_r']:.3f}"),
+        ("evaluate, everything, s", "< 600", f"{evaluated:.0f}"),
         ("search --geneset from the shell, s", "< 0.8", f"{search:.2f}"),
         ("  modules of torch imported by it", "0", torch_modules(database)),
         ("search on an open database, first, ms", "", f"{first:.0f}"),

@@ -8,15 +8,18 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from molquery import database as storage
 from molquery.genesets import collections
 from molquery.genesets.inline import parse_genes
-from molquery.query import cohort, retrieve, search
+from molquery.query import cohort, retrieve, search, strata
 from molquery.query.engine import Engine
 from molquery.query.summary import Summary, held_out_summary
 from molquery.records import Signature
+
+if TYPE_CHECKING:
+    from molquery.query.evaluation import Evaluation, Settings
 
 
 class Database:
@@ -64,13 +67,23 @@ class Database:
         """Every slide's score for many signatures; options as in `molquery.query.cohort.score`."""
         return cohort.score(self.engine, [as_signature(s) for s in signatures], **options)
 
-    def stratify(self, signature: str | Signature, **options: Any) -> cohort.Strata:
-        """Strata by a signature; options as in `molquery.query.cohort.stratify_cohort`."""
-        return cohort.stratify_cohort(self.engine, as_signature(signature), **options)
+    def stratify(self, *signatures: str | Signature, **options: Any) -> strata.Strata:
+        """Strata by one or more signatures; options as in `query.strata.stratify_cohort`."""
+        return strata.stratify_cohort(self.engine, [as_signature(s) for s in signatures], **options)
 
-    def evaluate(self) -> Summary:
-        """Held-out retrieval and predictability of the current space."""
+    def summary(self) -> Summary:
+        """Held-out retrieval and predictability of the current space, from what is stored."""
         return held_out_summary(self.engine)
+
+    def evaluate(self, settings: Settings | None = None, **options: Any) -> Evaluation:
+        """The whole evaluation, with intervals and baselines; takes minutes.
+
+        Options as in `molquery.query.tasks.plan`: labels, time, event, a file of tasks.
+        """
+        from molquery.query.evaluation import evaluate
+        from molquery.query.tasks import plan
+
+        return evaluate(self.engine, settings, plan(self.engine, **options))
 
 
 def open_database(path: str | os.PathLike[str]) -> Database:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import shutil
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
@@ -29,9 +30,9 @@ def atomic_path(target: Path, *, overwrite: bool = True) -> Iterator[Path]:
     Raises:
         OutputError: `target` exists and `overwrite` is false, or it cannot be written.
     """
-    if not overwrite and target.exists():
+    if not overwrite and os.path.exists(target):
         raise OutputError(f"{target} exists already", hint="add --overwrite to replace it")
-    if target.is_dir():
+    if os.path.isdir(target):
         raise OutputError(f"{target} is a directory", hint="name a file to write to")
     with temporary_file(target) as temporary:
         yield temporary
@@ -59,6 +60,63 @@ def temporary_file(target: Path) -> Iterator[Path]:
         raise OutputError(f"cannot write {target}", found=error.strerror or str(error)) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_directory(target: Path, *, mark: str, overwrite: bool = False) -> Iterator[Path]:
+    """A temporary directory beside `target` that takes its place when the block ends well.
+
+    On an error nothing is left of it, and `target` is as it was. With `overwrite` a directory is
+    replaced that holds a file called `mark`, which the block must write: only what was made in this
+    way before is ever removed.
+
+    Raises:
+        OutputError: `target` exists and may not be replaced, or it cannot be written.
+    """
+    if target.exists() or target.is_symlink():
+        if not overwrite:
+            raise OutputError(f"{target} exists already", hint="add --overwrite to replace it")
+        if target.is_symlink() or not (target / mark).is_file():
+            raise OutputError(
+                f"{target} was not written by molquery: it is left as it is",
+                found=f"no file {mark} in it" if target.is_dir() else "not a directory",
+                hint="name another directory",
+            )
+    target = target.absolute()
+    try:
+        temporary, old = temporary_directory(target), temporary_directory(target)
+    except OSError as error:
+        raise OutputError(f"cannot write to {target.parent}", found=error.strerror) from error
+    try:
+        yield temporary
+        for path in (*temporary.rglob("*"), temporary):
+            sync(path)
+        temporary.chmod(0o777 & ~umask())
+        old.rmdir()
+        if target.exists():
+            os.rename(target, old)
+        os.rename(temporary, target)
+        sync(target.parent)
+    except OSError as error:
+        if old.exists() and not target.exists():
+            os.rename(old, target)
+        raise OutputError(f"cannot write {target}", found=error.strerror or str(error)) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def refuse_existing(targets: Iterable[Path | None], *, overwrite: bool) -> None:
+    """Check before any work that no output is there already; None stands for no output.
+
+    Raises:
+        OutputError: one is, and `overwrite` is false; or its directory is not there.
+    """
+    for target in targets:
+        if target is not None and not target.parent.is_dir():
+            raise OutputError(f"cannot write to {target.parent}", found="no such directory")
+        if target is not None and not overwrite and target.exists():
+            raise OutputError(f"{target} exists already", hint="add --overwrite to replace it")
 
 
 def put_in_place(temporary: Path, target: Path) -> None:

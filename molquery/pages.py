@@ -7,6 +7,7 @@ of our own figures. Pages have no script, print on A4, and read without colour.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -36,7 +37,8 @@ caption { text-align: left; color: var(--soft); padding-bottom: .25rem; }
 th, td { text-align: left; padding: .2rem .9rem .2rem 0; vertical-align: top;
   border-bottom: 1px solid var(--line); font-size: .92rem; }
 th { font-weight: 600; }
-td.n, th.n { text-align: right; white-space: nowrap; }
+td.n, th.n { text-align: right; }
+td.n { white-space: nowrap; }
 figure { margin: 1rem 0; }
 figure svg { max-width: 100%; height: auto; }
 figcaption { color: var(--soft); font-size: .92rem; max-width: 46rem; }
@@ -51,6 +53,10 @@ ul { padding-left: 1.25rem; max-width: 46rem; }
   h2, h3 { break-after: avoid; }
 }
 """
+
+
+#: 0.59 (0.55–0.62)
+_AS_TEXT = re.compile(r"[-+−]?\d[\d.,%()–/ +−-]*")
 
 
 class Page:
@@ -100,7 +106,7 @@ class Page:
     def table(
         self, columns: Sequence[str], rows: Iterable[Sequence[Any]], *, caption: str = ""
     ) -> None:
-        """A table; numbers stand right, missing values are a dash.
+        """A table; numbers, as text too, stand right; missing values are a dash.
 
         Raises:
             ValueError: a row is not as long as `columns`.
@@ -110,7 +116,7 @@ class Page:
             raise ValueError("every row needs one cell per column")
         numeric = [
             any(_is_number(row[c]) for row in rows)
-            and all(_is_number(row[c]) or row[c] is None for row in rows)
+            and all(_is_number(row[c]) or row[c] in (None, "") for row in rows)
             for c in range(len(columns))
         ]
         out = ['<div class="scroll"><table>']
@@ -175,8 +181,11 @@ def cell(value: Any) -> str:
 
 
 def _is_number(value: Any) -> bool:
+    """True for numbers, and for numbers as text, such as an estimate with its interval."""
+    if isinstance(value, str):
+        return _AS_TEXT.fullmatch(value) is not None
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _text(text: str) -> str:
-    return escape(printable(text, len(text) + 1), quote=True)
+    return escape(printable(text, limit=None), quote=True)

@@ -210,6 +210,11 @@ class SharedSpace:
     final: Model
     folds: tuple[Fold, ...]
 
+    @property
+    def left_out(self) -> frozenset[str]:
+        """The groups (patients) whose RNA `align --hold-out` left unused."""
+        return frozenset((self.facts.get("hold_out") or {}).get("groups", ()))
+
     def project_slides(self, embeddings: ArrayLike, cohorts: Sequence[str | None]) -> Matrix:
         """Shared vectors (n, dim) of slide embeddings, by the final model.
 
@@ -245,7 +250,7 @@ def save_space(
 
     models = {FINAL: final, **{f"fold{i}": fold.model for i, fold in enumerate(folds)}}
     arrays: dict[str, Any] = {}
-    layout = {key: _pack(model, f"{key}.", arrays) for key, model in models.items()}
+    layout = {key: pack_model(model, f"{key}.", arrays) for key, model in models.items()}
     content = {
         "facts": dict(facts),
         "models": layout,
@@ -319,7 +324,7 @@ def current_space(database: Database, name: str = DEFAULT_SPACE) -> SharedSpace 
 
     content = json.loads(_checked(database, name, entry, _FACTS))
     arrays = load(_checked(database, name, entry, _ARRAYS))
-    models = {k: _unpack(layout, f"{k}.", arrays) for k, layout in content["models"].items()}
+    models = {k: unpack_model(layout, f"{k}.", arrays) for k, layout in content["models"].items()}
     folds = tuple(
         Fold(f["scheme"], frozenset(f["held_out"]), models[f"fold{i}"])
         for i, f in enumerate(content["folds"])
@@ -370,8 +375,8 @@ def _slices(matrix: Matrix) -> list[slice]:
     return [slice(i, i + _BATCH) for i in range(0, len(matrix), _BATCH)]
 
 
-def _pack(model: Model, prefix: str, arrays: dict[str, Any]) -> dict[str, Any]:
-    """Put a model's arrays into `arrays`; return the layout that `_unpack` needs."""
+def pack_model(model: Model, prefix: str, arrays: dict[str, Any]) -> dict[str, Any]:
+    """Put a model's arrays into `arrays`; return the layout that `unpack_model` needs."""
 
     def put(name: str, array: Matrix | None) -> None:
         if array is not None:
@@ -397,7 +402,9 @@ def _pack(model: Model, prefix: str, arrays: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _unpack(layout: Mapping[str, Any], prefix: str, arrays: Mapping[str, Any]) -> Model:
+def unpack_model(layout: Mapping[str, Any], prefix: str, arrays: Mapping[str, Any]) -> Model:
+    """The model that `pack_model` took apart."""
+
     def get(name: str) -> Any:
         return arrays.get(prefix + name)
 

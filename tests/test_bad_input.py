@@ -286,7 +286,7 @@ def test_a_cut_that_is_none(cli: Cli, aligned: Path, unchanged: Watch, cut: str)
     unchanged(aligned)
     refused(
         cli("--db", aligned, "stratify", "--geneset", "HALLMARK_HYPOXIA", "--cut", cut),
-        "tertiles, median, quantiles:0.25,0.75 or value:0.5",
+        "tertiles, median, quantiles:0.25,0.75, value:0.5, mixture or mixture:3",
     )
 
 

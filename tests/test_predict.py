@@ -14,7 +14,7 @@ from molquery import predict, synth
 from molquery.database import Database
 from molquery.genesets import collections
 from molquery.ingest import ingest_metadata, ingest_profiles, ingest_slides
-from molquery.predict import PATIENT_SCHEME, SITE_SCHEME, Operator
+from molquery.predict import COHORT_SCHEME, PATIENT_SCHEME, SITE_SCHEME, Operator
 from molquery.query import prepared
 from molquery.query.engine import Engine
 from molquery.readers import Options
@@ -113,8 +113,8 @@ def test_rna_of_what_is_held_out_has_no_weight(
 def test_a_constant_signature_is_predicted_as_itself(engine: Engine) -> None:
     for operator in engine.operators.values():
         np.testing.assert_allclose(operator.dense.sum(axis=1), 1, atol=1e-3)
-        used = operator.neighbours >= 0
-        np.testing.assert_allclose((operator.weights * used).sum(axis=1), 1, atol=1e-5)
+        used, soft = operator.neighbours >= 0, operator.soft_share > 0
+        np.testing.assert_allclose((operator.weights * used).sum(axis=1)[soft], 1, atol=1e-5)
         assert np.all(operator.weights[~used] == 0)
         assert np.all(operator.weights >= 0)
 
@@ -141,6 +141,7 @@ def test_padded_neighbours_take_no_part() -> None:
         components=np.zeros((1, 1), np.float32),
         group=np.zeros(1, np.int64),
         solvers=np.zeros((1, 1, 3), np.float32),
+        distance=np.zeros((1, 2), np.float32),
     )
     assert operator.apply(np.array([[7.0], [8.0], [9.0]])).tolist() == [[9.0]]
 
@@ -152,7 +153,7 @@ def test_operators_are_read_back_as_they_were_computed(aligned: Path) -> None:
     assert found is not None
     stored = found.operators
     fresh = predict.compute_operators(database, space)
-    assert stored.keys() == fresh.keys() == {PATIENT_SCHEME, SITE_SCHEME}
+    assert stored.keys() == fresh.keys() == {PATIENT_SCHEME, SITE_SCHEME, COHORT_SCHEME}
     for scheme in stored:
         np.testing.assert_allclose(stored[scheme].dense, fresh[scheme].dense, atol=1e-5)
 

@@ -20,11 +20,13 @@ COMMANDS = {
     "init": ("init", "Create a database."),
     "ingest": ("ingest", "Take slides, profiles or metadata into the database."),
     "align": ("align", "Learn a shared space from the pairs of slide and profile."),
+    "adapt": ("adapt", "Adapt the space to an unseen cohort with a few of its pairs."),
     "index": ("index", "Build, list or check FAISS indexes."),
     "search": ("search", "Rank slides by the predicted activity of a gene set."),
     "retrieve": ("retrieve", "Find the slides or profiles nearest to a slide or profile."),
     "score": ("score", "Score every slide for every gene set of a file."),
     "stratify": ("stratify", "Split a cohort by the predicted activity of a gene set."),
+    "explain": ("explain", "Say what a slide's score is made of."),
     "evaluate": ("evaluate", "Print how well held-out patients are retrieved and predicted."),
     "genesets": ("genesets", "List, show, check or register gene sets."),
     "export": ("export", "Write the database to Parquet and .h5ad."),
@@ -62,6 +64,11 @@ class _PandasLater:
     def exec_module(self, module: ModuleType) -> None:
         """Refuse, as if pandas were not installed."""
         raise ImportError("pandas is not needed yet")
+
+
+def pandas_now() -> None:
+    """Let pandas be imported without Lance: for what is written or computed with it."""
+    sys.meta_path[:] = [f for f in sys.meta_path if not isinstance(f, _PandasLater)]
 
 
 class LazyGroup(click.Group):

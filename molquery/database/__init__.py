@@ -6,18 +6,21 @@
     leftovers.py what killed commands left behind
     tables.py    the Lance tables and the checksums of their files          [lance, lancedb]
     arrays.py    vector columns as arrays
+    content.py   what makes two rows the same
 
 Not here: reading user files (`molquery.readers`), scoring (`molquery.query`), what a user does with
 versions (`molquery.history`). Only this package imports lance and lancedb.
 """
 
 from molquery.database.arrays import cast_like, facts_of, list_to_matrix, matrix_to_list
+from molquery.database.content import content_hash
 from molquery.database.store import Database, UpsertCounts
 
 __all__ = [
     "Database",
     "UpsertCounts",
     "cast_like",
+    "content_hash",
     "facts_of",
     "list_to_matrix",
     "matrix_to_list",

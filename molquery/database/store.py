@@ -29,9 +29,11 @@ import pyarrow as pa
 from molquery import __version__, schema
 from molquery.database import leftovers, lock, manifest, tables
 from molquery.database.arrays import cast_like, facts_of, list_to_matrix, matrix_to_list
+from molquery.database.content import same_metadata, same_vector
 from molquery.database.manifest import Manifest
 from molquery.errors import DatabaseError, FilterError, OutputError, printable
 from molquery.files import put_in_place, sha256_file, temporary_file
+from molquery.filters import check_filter
 from molquery.schema import TableSpec
 from molquery.vectors import Matrix
 
@@ -296,6 +298,7 @@ class Database:
         names = list(dict.fromkeys([spec.key, *columns]))
         used = {*names}
         if where is not None:
+            check_filter(where)
             every = dataset.schema.names
             used.update(c for c in every if c in where or not schema.is_internal(c))
         try:
@@ -426,10 +429,12 @@ class Database:
     # Writing -----------------------------------------------------------------------------------
 
     def upsert(self, spec: TableSpec, rows: pa.Table, facts: Mapping[str, Any]) -> UpsertCounts:
-        """Insert new rows and update those whose content hash differs, in one commit.
+        """Insert new rows and update those whose content differs, in one commit.
 
-        `rows` holds the spec's own columns, unique keys, and any metadata columns. The first
-        upsert fixes `facts`; the caller has checked that later ones agree.
+        `rows` holds the spec's own columns, unique keys, and any metadata columns. A row is left
+        alone when its content hash is the one held, or when its vector and every metadata value
+        that it brings are. The first upsert fixes `facts`; the caller has checked that later ones
+        agree.
         """
         hashes = dict(
             zip(
@@ -448,7 +453,11 @@ class Database:
             held = self.read(spec, [spec.key, schema.CONTENT_HASH]).to_pydict()
             old = dict(zip(held[spec.key], held[schema.CONTENT_HASH], strict=True))
             new = [k not in old for k in hashes]
-            changed = [k in old and old[k] != h for k, h in hashes.items()]
+            differ = {k for k, h in hashes.items() if k in old and old[k] != h}
+            if alike := {k for k in differ if same_vector(old[k], hashes[k])}:
+                names = [c for c in rows.schema.names if c in self.metadata_columns(spec)]
+                differ -= same_metadata(spec, self.read(spec, names), rows, alike)
+            changed = [k in differ for k in hashes]
             mask = np.array(new) | np.array(changed)
             if mask.any():
                 columns = self._with_missing_columns(spec, rows.filter(pa.array(mask)))
@@ -493,14 +502,23 @@ class Database:
                 self._record(spec, vectors_changed=not rows_only)
             self._tell(f"{len(values.schema.names) - 1} columns of {len(values)} {spec.name}")
 
-    def set_vectors(self, spec: TableSpec, column: str, vectors: Matrix) -> None:
+    def set_vectors(
+        self,
+        spec: TableSpec,
+        column: str,
+        vectors: Matrix,
+        *,
+        told: Mapping[str, str] | None = None,
+    ) -> None:
         """Store `vectors` (n, d), rows in key order, as a vector column of a table.
 
-        To be called in the `writing` block in which the rows were read.
+        `told` becomes the metadata of a new column. To be called in the `writing` block in which
+        the rows were read.
         """
         with self.writing("set vectors"):
             dataset = self._head(spec)
-            values = self.read(spec, [spec.key]).append_column(column, matrix_to_list(vectors))
+            field = pa.field(column, pa.list_(pa.float32(), vectors.shape[1]), metadata=told)
+            values = self.read(spec, [spec.key]).append_column(field, matrix_to_list(vectors))
             if column in dataset.schema.names:
                 dataset.merge_insert(spec.key).when_matched_update_all().execute(values)
             else:

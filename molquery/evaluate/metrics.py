@@ -8,7 +8,7 @@ held out is decided in `splits`.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -92,6 +92,10 @@ class Ranks:
             first = np.concatenate(([1.0], misses[:-1])) - misses
             result[i] = (first / (self.above[i] + place)).sum()
         return np.asarray(result)
+
+    def take(self, chosen: npt.NDArray[Any]) -> Ranks:
+        """Some of the queries: a mask, or positions."""
+        return Ranks(*(getattr(self, field.name)[chosen] for field in fields(self)))
 
     def hits(self, k: int) -> Float:
         """Probability (m,) that a positive is among the first `k`: 0 or 1 where nothing is tied."""

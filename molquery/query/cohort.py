@@ -1,4 +1,4 @@
-"""Whole-cohort answers: scores of every slide for many signatures, and strata of one signature."""
+"""Scores of every slide for many signatures. Strata are in `strata`."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from molquery import stratify
-from molquery.errors import GeneSetError, InputError
+from molquery.errors import GeneSetError, some
+from molquery.evaluate.held_out import describe
 from molquery.genesets.match import MIN_FRACTION, MIN_GENES
+from molquery.predict import PATIENT_SCHEME
 from molquery.query import calibrate
+from molquery.query.answer import FLOOR
 from molquery.query.engine import Engine
-from molquery.query.search import signature_notes
-from molquery.records import Coverage, Predictability, Provenance, Signature
+from molquery.query.methods import DEFAULT_METHOD, check, predict
+from molquery.records import Provenance, Signature
 from molquery.reference import DEFAULT_SCORING
-from molquery.schema import COHORT
 
 
 @dataclass(frozen=True)
@@ -30,25 +31,14 @@ class Scores:
     notes: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class Strata:
-    """Slides with their predicted score and stratum, and the cut points that made the strata."""
-
-    table: pa.Table
-    cut: stratify.Cut
-    counts: dict[str, int]
-    predictability: Predictability
-    coverage: Coverage
-    provenance: Provenance
-    notes: tuple[str, ...]
-
-
 def score(
     engine: Engine,
     signatures: Sequence[Signature],
     *,
     where: str | None = None,
+    method: str = DEFAULT_METHOD,
     scoring: str = DEFAULT_SCORING,
+    intervals: bool = False,
     min_genes: int = MIN_GENES,
     min_fraction: float = MIN_FRACTION,
 ) -> Scores:
@@ -56,9 +46,17 @@ def score(
 
     Signatures with too few genes in the database are left out and reported in `skipped`.
 
+    Args:
+        method: what predicts the scores, one of `molquery.query.methods.METHODS`.
+        scoring: how reference profiles are scored: 'mean_z', 'ssgsea' or 'rank'.
+        intervals: add `<set>_low` and `<set>_high` after each signature's column, the prediction
+            interval at `calibrate.LEVEL`, and each slide's basis and domain as last columns.
+
     Raises:
-        GeneSetError: no signature has enough genes.
+        GeneSetError: no signature has enough genes, or two columns would have one name.
+        InputError: the method or scoring is not known.
     """
+    check(method)
     allowed = engine.slides_where(where)
     rows = np.flatnonzero(allowed)
     scored = engine.reference.score(
@@ -66,100 +64,60 @@ def score(
     )
     if not scored.signatures:
         raise GeneSetError(
-            "no gene set has enough genes in this database",
+            "no gene set can be scored in this database",
             found="; ".join(f"{k}: {v}" for k, v in list(scored.skipped.items())[:3]),
             hint="molquery genesets check, or --min-genes",
         )
-    predicted = engine.predict(scored.scores)[rows]
+    sets = [(m.positions, m.weights) for m in scored.matches]
+    predicted = predict(engine, method, scored.scores, sets)
     columns: dict[str, Any] = _identity(engine, rows)
-    for s, signature in enumerate(scored.signatures):
-        if signature.name in columns:
+
+    def add(name: str, values: Any) -> None:
+        if name in columns:
             raise GeneSetError(
-                f"a gene set is called {signature.name}, as a column of the score table is",
+                f"a gene set is called {name}, as a column of the score table is",
                 hint="rename it in the GMT file",
             )
-        columns[signature.name] = predicted[:, s]
+        columns[name] = values
+
+    notes: list[str] = []
+    for s, signature in enumerate(scored.signatures):
+        add(signature.name, predicted[rows, s])
+        if intervals:
+            ends = engine.intervals(predicted[:, s], scored.scores[:, s], method=method)
+            notes = engine.interval_note(ends[0][rows])
+            for end, values in zip(("low", "high"), ends, strict=True):
+                chosen = values[rows]
+                add(f"{signature.name}_{end}", pa.array(chosen, mask=np.isnan(chosen)))
+    if intervals:
+        add("basis", engine.basis(rows))
+        add("domain", engine.domain(rows))
+    pairs = engine.pairs
+    quality = describe({PATIENT_SCHEME: pairs.average(predicted)}, pairs, scored.scores)
+    held_out = {s.name: p.headline_r for s, p in zip(scored.signatures, quality, strict=True)}
+    weak = [name for name, r in held_out.items() if r is None or r < FLOOR]
+    if weak:
+        notes.append(
+            f"{len(weak)} of {len(held_out)} gene sets are hardly predictable from H&E here "
+            f"(held-out correlation below {FLOOR}): {some(weak)}"
+        )
     provenance = engine.provenance(
-        "soft-knn",
+        method,
         {
             "scoring": scoring,
             "where": where,
+            "interval": calibrate.LEVEL if intervals else None,
             "gene_sets": {s.name: s.sha256 for s in scored.signatures},
             "genes_found": {
                 s.name: len(m.positions)
                 for s, m in zip(scored.signatures, scored.matches, strict=True)
             },
+            "held_out_r": held_out,
             "skipped": dict(scored.skipped),
         },
     )
-    notes = (*engine.unseen_note(allowed), *engine.notices)
-    return Scores(pa.table(columns), scored.skipped, provenance, notes)
-
-
-def stratify_cohort(
-    engine: Engine,
-    signature: Signature,
-    *,
-    cut: str = "tertiles",
-    within: str | None = None,
-    where: str | None = None,
-    min_genes: int = MIN_GENES,
-    min_fraction: float = MIN_FRACTION,
-) -> Strata:
-    """Strata of the slides by their predicted score; the cut points are part of the result.
-
-    Args:
-        cut: 'tertiles', 'median', 'quantiles:…' or 'value:…' (see `molquery.stratify`).
-        within: 'cohort' to cut inside each cohort, None to cut the pooled scores.
-
-    Raises:
-        InputError: the cut is not possible, such as in a cohort with too few slides.
-    """
-    if within not in (None, COHORT):
-        raise InputError("strata are cut pooled or within cohort", found=f"--within {within}")
-    match, measured = engine.reference.score_one(
-        signature, min_genes=min_genes, min_fraction=min_fraction
-    )
-    quality = engine.predictability(measured)
-    notes = signature_notes(signature, match.coverage, match.lost, quality, strict=False)
-    predicted = engine.predict(measured)[:, 0]
-    allowed = engine.slides_where(where)
-    if within:
-        lost = int((allowed & (engine.cohorts == "")).sum())
-        if lost:
-            notes.append(f"{lost} slides have no cohort: left out of strata within cohort")
-        allowed &= engine.cohorts != ""
-    rows = np.flatnonzero(allowed)
-    if len(rows) == 0:
-        raise InputError("no slide satisfies the filter", found=f"--where {where}")
-    scores = predicted[rows]
-    cohorts = engine.cohorts[rows].tolist() if within else None
-    fitted = stratify.fit_cuts(scores, cohorts, cut)
-    labels = stratify.apply_cuts(scores, cohorts, fitted)
-    percentiles, standard = calibrate.within_groups(scores, engine.cohorts[rows])
-    columns = _identity(engine, rows)
-    columns["score"] = scores
-    columns["percentile"] = calibrate.percentile(scores)
-    columns["cohort_percentile"] = pa.array(percentiles, mask=np.isnan(percentiles))
-    columns["cohort_z"] = pa.array(standard, mask=np.isnan(standard))
-    columns["stratum"] = labels.tolist()
-    columns["basis"] = engine.basis(rows)
-    if not within:
-        notes += engine.unseen_note(allowed)
-    provenance = engine.provenance(
-        "soft-knn",
-        {"cut": fitted.as_dict(), "where": where, "within": within},
-        signature=signature.name,
-        signature_sha256=signature.sha256,
-        genes_found=match.coverage.found,
-        genes_missing=match.coverage.missing,
-        notes=tuple(notes),
-    )
-    counts = {label: int((labels == label).sum()) for label in fitted.labels}
-    return Strata(
-        pa.table(columns), fitted, counts, quality, match.coverage, provenance,
-        tuple([*notes, *engine.notices]),
-    )  # fmt: skip
+    notes += [*engine.unseen_note(allowed), *engine.domain_notes(allowed), *engine.notices]
+    return Scores(pa.table(columns), scored.skipped, provenance, tuple(notes))
 
 
 def _identity(engine: Engine, rows: Any) -> dict[str, Any]:

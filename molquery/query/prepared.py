@@ -116,5 +116,4 @@ def store(database: Database, space_id: str, prepared: Prepared) -> None:
 
 def standing(p: Predictability) -> float:
     """What the spectrum is ordered by: the within-cohort correlation, or the pooled one."""
-    value = p.within_r if p.within_r is not None else p.r
-    return -2.0 if value is None else value
+    return -2.0 if p.headline_r is None else p.headline_r

@@ -1,10 +1,12 @@
-"""The held-out summary that `align` and `evaluate` print: retrieval and predictability."""
+"""The short held-out summary that `align` and `evaluate` print, from what is stored: no time.
+
+The whole evaluation, with intervals and baselines, is in `evaluation`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 from molquery.evaluate.held_out import median
 from molquery.query.engine import Engine
@@ -26,16 +28,6 @@ class Summary:
     medians: Mapping[str, float | None]
     split_on: str
     provenance: Provenance
-
-    def to_dict(self) -> dict[str, Any]:
-        """Every number as plain values."""
-        return {
-            "retrieval": {k: dict(v) for k, v in self.retrieval.items()},
-            "spectrum": {k: asdict(v) for k, v in self.spectrum.items()},
-            "medians": dict(self.medians),
-            "split_on": self.split_on,
-            "provenance": asdict(self.provenance),
-        }
 
 
 def held_out_summary(engine: Engine) -> Summary:

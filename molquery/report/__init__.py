@@ -1,0 +1,1 @@
+"""Self-contained HTML reports: numbers from `query`, figures from `figures`, pages from `pages`."""
