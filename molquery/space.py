@@ -302,13 +302,17 @@ def space_facts(database: Database, name: str = DEFAULT_SPACE) -> dict[str, Any]
     return dict(json.loads(_checked(database, name, entry, _FACTS))["facts"])
 
 
-def held_out_groups(database: Database, name: str = DEFAULT_SPACE) -> set[str]:
-    """The patients (or other groups) that the current space was learned from: each is in a fold."""
+def named_groups(database: Database, name: str = DEFAULT_SPACE) -> set[str]:
+    """The patients (or other groups) that the current space names.
+
+    It was learned from those that are in a fold, and has left out the others.
+    """
     entry = database.manifest()["spaces"].get(name)
     if entry is None:
         return set()
     content = json.loads(_checked(database, name, entry, _FACTS))
-    return {group for fold in content["folds"] for group in fold["held_out"]}
+    left_out = (content["facts"].get("hold_out") or {}).get("groups", ())
+    return {group for fold in content["folds"] for group in fold["held_out"]}.union(left_out)
 
 
 def current_space(database: Database, name: str = DEFAULT_SPACE) -> SharedSpace | None:

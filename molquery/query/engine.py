@@ -76,11 +76,6 @@ class Engine:
         """True while the database is in the state of this snapshot."""
         return self.database.is_current()
 
-    def need_current(self) -> None:
-        """Raise DatabaseError when the tables are no longer those of this snapshot."""
-        if not self.is_current():
-            raise DatabaseError("the database has changed since it was opened", hint="ask again")
-
     @cached_property
     def reference(self) -> Reference:
         """The expression profiles that signatures are scored in."""
@@ -92,7 +87,6 @@ class Engine:
 
     @cached_property
     def _stored(self) -> Prepared | None:
-        self.need_current()
         return prepared.load(self.database, self.space_id)
 
     @cached_property
@@ -100,7 +94,6 @@ class Engine:
         """Prediction weights, gene moments and the Hallmark spectrum: stored, or computed anew."""
         if self._stored is not None:
             return self._stored
-        self.need_current()
         space = need_space(self.database)
         found = prepared.compute(self.database, space, self.reference, self._pairs)
         try:

@@ -109,12 +109,7 @@ def check(method: str) -> None:
 
 
 def views(engine: Engine, scheme: str) -> list[View]:
-    """The views of every model of a fold scheme; takes seconds for thousands of slides.
-
-    Raises:
-        DatabaseError: the database is no longer in the state of the engine.
-    """
-    engine.need_current()
+    """The views of every model of a fold scheme; takes seconds for thousands of slides."""
     space = need_space(engine.database)
     slides, profiles = read_rows(engine.database, space)
     found = []
