@@ -92,7 +92,7 @@ def questions(path: Path, past: int) -> Iterator[tuple[str, Callable[[], Any]]]:
     asked: tuple[tuple[str, Any, dict[str, Any]], ...] = (
         ("search", hypoxia, {"null": 100}),
         ("search --where", e2f, {"null": 0, "where": "cohort LIKE '%A%'"}),
-        ("search --method vector", hypoxia, {"null": 0, "method": "vector"}),
+        ("search --method vector", hypoxia, {"null": 0, "method": "vector", "use_index": True}),
     )
     for name, signature, options in asked:
         yield name, lambda s=signature, o=options: ranked(search(engine(), s, k=10, **o))

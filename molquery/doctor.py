@@ -33,6 +33,9 @@ State = Mapping[str, Any]
 _LITTLE_DISK = 1 << 30  # bytes; an alignment or a compaction writes a table once more
 
 
+_MANY_PIECES = 100  # files of a table; each ingest adds one, and opening them takes time
+
+
 @dataclass(frozen=True, slots=True)
 class Finding:
     """What a check found.
@@ -346,6 +349,9 @@ def _rows(database: Database, spec: TableSpec) -> Iterator[Finding]:
         yield _error(spec.name, what, "restore the directory from a snapshot or other backup")
     if not twice and not empty:
         yield _ok(spec.name, f"{len(table)} rows, each id once")
+    pieces = sum(f.startswith("data/") for f in database.manifest()["tables"][spec.name]["files"])
+    if pieces > _MANY_PIECES:
+        yield _note(spec.name, f"they are in {pieces} files, which is slow", "molquery compact")
 
 
 def _space(database: Database, sound: Sequence[TableSpec]) -> Iterator[Finding]:

@@ -16,7 +16,7 @@ from molquery import schema
 from molquery.database import Database, manifest
 from molquery.errors import DatabaseError, InputError, OutputError, printable, some
 from molquery.schema import PROFILES, SLIDES, TableSpec
-from molquery.space import DEFAULT_SPACE, held_out_groups, space_facts
+from molquery.space import DEFAULT_SPACE, named_groups, space_facts
 from molquery.vectors import as_text
 
 _TAG = re.compile(r"[A-Za-z][A-Za-z0-9._-]{0,63}")
@@ -212,7 +212,7 @@ def plan_deletion(database: Database, spec: TableSpec, where: str) -> Deletion:
     learned = False
     if facts is not None and split_on in columns:
         groups = set(as_text(rows[split_on]).tolist())
-        learned = not groups.isdisjoint(held_out_groups(database))
+        learned = not groups.isdisjoint(named_groups(database))
     ids = tuple(rows[spec.key].to_pylist())
     return Deletion(spec, where, ids, database.count(spec), tuple(patients), elsewhere, learned)
 

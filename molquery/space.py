@@ -299,16 +299,20 @@ def space_facts(database: Database, name: str = DEFAULT_SPACE) -> dict[str, Any]
     entry = database.manifest()["spaces"].get(name)
     if entry is None:
         return None
-    return dict(json.loads(_checked(database, name, entry, _FACTS).read_text("utf-8"))["facts"])
+    return dict(json.loads(_checked(database, name, entry, _FACTS))["facts"])
 
 
-def held_out_groups(database: Database, name: str = DEFAULT_SPACE) -> set[str]:
-    """The patients (or other groups) that the current space was learned from: each is in a fold."""
+def named_groups(database: Database, name: str = DEFAULT_SPACE) -> set[str]:
+    """The patients (or other groups) that the current space names.
+
+    It was learned from those that are in a fold, and has left out the others.
+    """
     entry = database.manifest()["spaces"].get(name)
     if entry is None:
         return set()
-    content = json.loads(_checked(database, name, entry, _FACTS).read_text("utf-8"))
-    return {group for fold in content["folds"] for group in fold["held_out"]}
+    content = json.loads(_checked(database, name, entry, _FACTS))
+    left_out = (content["facts"].get("hold_out") or {}).get("groups", ())
+    return {group for fold in content["folds"] for group in fold["held_out"]}.union(left_out)
 
 
 def current_space(database: Database, name: str = DEFAULT_SPACE) -> SharedSpace | None:
@@ -320,10 +324,10 @@ def current_space(database: Database, name: str = DEFAULT_SPACE) -> SharedSpace 
     entry = database.manifest()["spaces"].get(name)
     if entry is None:
         return None
-    from safetensors.numpy import load_file
+    from safetensors.numpy import load
 
-    content = json.loads(_checked(database, name, entry, _FACTS).read_text("utf-8"))
-    arrays = load_file(_checked(database, name, entry, _ARRAYS))
+    content = json.loads(_checked(database, name, entry, _FACTS))
+    arrays = load(_checked(database, name, entry, _ARRAYS))
     models = {k: unpack_model(layout, f"{k}.", arrays) for k, layout in content["models"].items()}
     folds = tuple(
         Fold(f["scheme"], frozenset(f["held_out"]), models[f"fold{i}"])
@@ -356,12 +360,19 @@ def not_aligned(database: Database) -> NotReadyError:
     return NotReadyError(f"{database.path} has no shared space yet", hint="molquery align")
 
 
-def _checked(database: Database, name: str, entry: Mapping[str, Any], file: str) -> Path:
+def _checked(database: Database, name: str, entry: Mapping[str, Any], file: str) -> bytes:
+    """The content of a file of a space; what is checked is what is used."""
     path = space_directory(database, name, entry["space_id"]) / file
-    if not path.is_file() or sha256_file(path) != entry["sha256"][file]:
-        state = "damaged (its sha256 differs)" if path.is_file() else "missing"
-        raise SpaceError(f"{path} is {state}", hint="molquery align, to learn the space again")
-    return path
+    try:
+        content = path.read_bytes()
+    except OSError:
+        state = "missing"
+    else:
+        if hashlib.sha256(content).hexdigest() == entry["sha256"][file]:
+            return content
+        state = "damaged (its sha256 differs)"
+    hint = "molquery doctor says what is left; molquery align learns the space again"
+    raise SpaceError(f"{path} is {state}", hint=hint)
 
 
 def _slices(matrix: Matrix) -> list[slice]:

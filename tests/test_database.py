@@ -18,12 +18,13 @@ import pyarrow as pa
 import pytest
 from make_archive import ARCHIVES, contents
 
-from molquery import doctor, ingest, processes, schema
+from molquery import doctor, index, ingest, processes, schema
 from molquery.align.train import AlignSettings, align
 from molquery.database import Database, list_to_matrix, lock, manifest, matrix_to_list
-from molquery.errors import ColumnError, DatabaseError, FilterError, MismatchError
+from molquery.errors import ColumnError, DatabaseError, FilterError, IndexFileError, MismatchError
 from molquery.genesets import collections
 from molquery.ingest import ingest_slides
+from molquery.query import prepared
 from molquery.query.engine import Engine
 from molquery.query.search import search
 from molquery.readers import Options
@@ -161,7 +162,7 @@ def test_metadata_leave_the_vectors_version_alone(database: Database) -> None:
     assert database.version(SLIDES) > before
     assert database.vectors_version(SLIDES) == before
     counts(database, rows(["s3"], vectors(1)))
-    assert database.vectors_version(SLIDES) == database.version(SLIDES) > before
+    assert database.vectors_version(SLIDES) == database.manifest()["version"] > before
 
 
 @pytest.mark.parametrize("then", ["nothing", "metadata", "shared vectors"])
@@ -461,7 +462,7 @@ def test_columns_that_pairs_and_folds_are_made_of_make_derived_files_stale(
     database.set_columns(SLIDES, SLIDES.key, pa.table({SLIDES.key: ["s1"], "age": [51]}))
     assert database.vectors_version(SLIDES) == before
     database.set_columns(SLIDES, SLIDES.key, pa.table({SLIDES.key: ["s1"], "spot": ["b"]}))
-    assert database.vectors_version(SLIDES) == database.version(SLIDES) > before
+    assert database.vectors_version(SLIDES) == database.manifest()["version"] > before
 
 
 def test_a_derived_file_of_a_state_that_has_passed_is_not_stored(aligned_copy: Path) -> None:
@@ -470,6 +471,34 @@ def test_a_derived_file_of_a_state_that_has_passed_is_not_stored(aligned_copy: P
     database.set_columns(SLIDES, SLIDES.key, pa.table({SLIDES.key: ["x"], "age": [1]}))
     with pytest.raises(DatabaseError, match="has changed while"):
         view.write_sidecar(SLIDES, ["cohort"])
+
+
+def test_a_derived_file_that_goes_while_it_is_read_is_done_without(
+    aligned_copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between its check and its use, another process has built it anew."""
+    database = Database.open(aligned_copy)
+    space_id = database.manifest()["spaces"]["default"]["space_id"]
+    right = database.read(SLIDES, [SLIDES.key])
+    real = Database.derived
+
+    def gone(self: Database, section: str, key: str) -> Any:
+        found = real(self, section, key)
+        assert found is not None
+        found[1].unlink()
+        return found
+
+    monkeypatch.setattr(Database, "derived", gone)
+    assert database.read_sidecar(SLIDES, [SLIDES.key]).equals(right)
+    assert prepared.load(database, space_id) is None
+    with pytest.raises(IndexFileError, match="cannot be read"):
+        index.load(database, "default-slides-flat")
+
+
+def test_a_view_made_within_a_block_sees_what_the_block_did(database: Database) -> None:
+    with database.writing("test"):
+        counts(database, rows(["s1"], vectors(1)))
+        assert database.pinned().count(SLIDES) == 1
 
 
 # The lock ----------------------------------------------------------------------------------------

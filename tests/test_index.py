@@ -143,7 +143,7 @@ def test_one_flipped_byte_is_found_and_the_exact_path_answers(
     assert any("exact scan" in note and "damaged" in note for note in damaged.notes)
     assert damaged.hits["slide_id"].to_pylist() == whole.hits["slide_id"].to_pylist()
     assert damaged.provenance.index is None
-    vector = search(Engine(database), HYPOXIA, use_index=True, null=0, k=5)
+    vector = search(Engine(database), HYPOXIA, method="vector", null=0, k=5, use_index=True)
     assert any("damaged" in note for note in vector.notes)
 
 

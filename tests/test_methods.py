@@ -283,20 +283,23 @@ def test_an_archive_whose_new_patients_have_no_rna_is_scored(
         assert np.isfinite(score(engine, [HYPOXIA], method=method).table[HYPOXIA.name]).all()
 
 
-def test_a_snapshot_answers_as_if_nothing_had_come_after_it(
+def test_a_database_that_has_changed_is_not_mixed_with_its_snapshot(
     aligned_copy: Path, archive: synth.Archive, tmp_path: Path
 ) -> None:
+    def hits(engine: Engine, method: str) -> pa.Table:
+        return search(engine, HYPOXIA, k=10_000, method=method, null=0).hits
+
+    right = {m: hits(Engine(Database.open(aligned_copy)), m) for m in ("blend", "centroid")}
     early, late = (Engine(Database.open(aligned_copy)) for _ in range(2))
-    before = search(late, HYPOXIA, k=10_000, null=0)
+    hits(late, "blend")
     table = {"slide_id": ["LATER"], "features": [archive.embeddings[0].tolist()]}
     parquet.write_table(pa.table(table), tmp_path / "s.parquet")
     ingest_slides(
         Database.open(aligned_copy), [tmp_path / "s.parquet"], options=Options(), encoder=ENCODER
     )
-    after = search(early, HYPOXIA, k=10_000, null=0)
-    assert after.hits.equals(before.hits), "its weights were not yet read when the slide came"
     for engine in (early, late):
-        old = search(engine, HYPOXIA, k=10_000, method="centroid", null=0)
-        assert "LATER" not in old.hits["slide_id"].to_pylist()
-    now = search(Engine(Database.open(aligned_copy)), HYPOXIA, k=10_000, method="centroid", null=0)
-    assert "LATER" in now.hits["slide_id"].to_pylist()
+        assert not engine.is_current()
+        for method, table in right.items():
+            assert hits(engine, method).equals(table), "not the answer of the snapshot's state"
+    now = hits(Engine(Database.open(aligned_copy)), "centroid")
+    assert "LATER" in now["slide_id"].to_pylist()

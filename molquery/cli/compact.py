@@ -33,7 +33,9 @@ def compact(ctx: click.Context, keep: int | None, purge: bool, yes: bool) -> Non
             raise InputError("nothing was dropped: nobody can be asked", hint="add --yes")
         have = len(history.versions(database))
         left = "the current version" if purge else f"the newest {keep} and those with a tag"
-        click.confirm(f"Of {have} versions keep only {left}?", abort=True, err=True)
+        if not click.confirm(f"Of {have} versions keep only {left}?", err=True):
+            click.echo("nothing was dropped", err=True)
+            ctx.exit(1)
     done = history.compact(database, keep=keep, purge=purge)
     click.echo(
         f"{len(done.dropped)} versions dropped, {len(done.kept)} kept; {done.files} files removed, "

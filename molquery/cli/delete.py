@@ -72,8 +72,9 @@ def _delete(ctx: click.Context, table: str, where: str, yes: bool, purge: bool) 
     if not yes:
         if not sys.stdin.isatty():
             raise InputError("nothing was deleted: nobody can be asked", hint="add --yes")
-        question = "Delete them for good?" if purge else "Delete them?"
-        click.confirm(question, abort=True, err=True)
+        if not click.confirm("Delete them for good?" if purge else "Delete them?", err=True):
+            click.echo("nothing was deleted", err=True)
+            ctx.exit(1)
     done = history.delete(database, plan, purge=purge)
     click.echo(f"{done.rows} {table} deleted, {done.left} left (version {done.version})")
     for note in done.notes:

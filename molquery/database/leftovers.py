@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 from collections.abc import Iterator, Mapping
@@ -42,6 +43,32 @@ def leftovers(root: Path, current: Mapping[str, Any]) -> list[Path]:
     except DatabaseError:
         return sorted(found)
     return sorted({*found, *_unneeded(root, [current, *records])})
+
+
+def table_files(root: Path) -> set[Path]:
+    """Every file of the tables, whatever it is."""
+    return {
+        Path(folder, file)
+        for spec in schema.TABLES.values()
+        for folder, _, files in os.walk(tables.folder_of(root, spec))
+        for file in files
+    }
+
+
+def of_change(root: Path, before: set[Path], after: Mapping[str, Any]) -> list[Path]:
+    """Files of the tables that came with a change and are not part of what it led to.
+
+    Lance keeps each of its steps as a version. `before` are the files from before the change.
+    """
+    needed = manifest.table_files(after)
+    numbers = {f"{name}.lance": {e["version"]} for name, e in after["tables"].items()}
+    found = []
+    for path in table_files(root) - before:
+        folder, _, inside = path.relative_to(root).as_posix().partition("/")
+        kept = tables.belongs(inside, numbers.get(folder, set()))
+        if f"{folder}/{inside}" not in needed and not kept:
+            found.append(path)
+    return found
 
 
 def strangers(root: Path, current: Mapping[str, Any]) -> list[str]:

@@ -5,9 +5,9 @@ changes the tables, and replaces the manifest at the end (`Database.writing`). S
 take effect together, and what a killed writer leaves behind is no part of the database.
 
 Facts about a table that must never be parted from its rows (encoder, dimension, gene panel, scale)
-are kept in the table's own schema metadata. `vectors_version` of a table is the version at which
-its rows, vectors, or anything else that derived files depend on last changed, so that a join of
-other metadata does not make them stale.
+are kept in the table's own schema metadata. `vectors_version` of a table is the database version at
+which its rows, vectors, or anything else that derived files depend on last changed, so that a join
+of other metadata does not make them stale.
 """
 
 from __future__ import annotations
@@ -133,12 +133,12 @@ class Database:
             return draft if draft is not None else manifest.read(self.path)
         # What is derived may come later than the version that it belongs to.
         live = manifest.read(self.path)
-        return live if live["version"] == self._pinned["version"] else self._pinned
+        return live if manifest.truth(live) == manifest.truth(self._pinned) else self._pinned
 
     def pinned(self) -> Database:
         """This database as it is now, whatever is written to it from now on."""
         view = Database(self.path)
-        view._pinned = self.manifest()
+        view._pinned = copy.deepcopy(self.manifest())
         view._checks = self._checks
         return view
 
@@ -164,18 +164,24 @@ class Database:
             before = manifest.read(self.path)
             if unfinished:
                 leftovers.remove(self.path, leftovers.leftovers(self.path, before))
+            held = leftovers.table_files(self.path)
             draft = copy.deepcopy(before) | {"details": ""}
             _drafts.__dict__[self._key] = draft
             try:
                 yield draft
-            except Exception:
-                with suppress(Exception):
-                    leftovers.remove(self.path, leftovers.leftovers(self.path, before))
-                    lock.finish(self.path)
+            except BaseException as error:
+                panic = tables.is_panic(error)
+                if isinstance(error, Exception) or panic:
+                    with suppress(Exception):
+                        leftovers.remove(self.path, leftovers.of_change(self.path, held, before))
+                        lock.finish(self.path)
+                if panic:
+                    raise tables.failed(self.path, error) from error
                 raise
             finally:
                 del _drafts.__dict__[self._key]
             self._commit(before, draft, command)
+            leftovers.remove(self.path, leftovers.of_change(self.path, held, draft))
 
     def update_manifest(self, change: Callable[[Manifest], None], command: str = "update") -> None:
         """Apply `change` to the manifest, as `writing` does."""
@@ -191,8 +197,7 @@ class Database:
         return _drafts.__dict__.get(self._key)
 
     def _commit(self, before: Manifest, draft: Manifest, command: str) -> None:
-        changed = manifest.truth(draft) != manifest.truth(before)
-        if not changed:
+        if manifest.truth(draft) == manifest.truth(before):
             draft |= {"details": before["details"]}
         else:
             draft |= {
@@ -202,9 +207,7 @@ class Database:
             manifest.write_record(self.path, draft)
         if draft != before:
             manifest.write(self.path, draft)
-            # Among them what Lance kept of the steps between the two versions.
-            find = leftovers.leftovers if changed else leftovers.derived
-            leftovers.remove(self.path, find(self.path, draft))
+            leftovers.remove(self.path, leftovers.derived(self.path, draft))
 
     def keep_record(self) -> None:
         """Write anew what is kept of the current version."""
@@ -263,7 +266,7 @@ class Database:
         return int(self._entry(spec)["version"])
 
     def vectors_version(self, spec: TableSpec) -> int:
-        """The version at which what derived files depend on last changed."""
+        """The database version at which what derived files depend on last changed."""
         return int(self._entry(spec)["vectors_version"])
 
     def facts(self, spec: TableSpec) -> dict[str, Any]:
@@ -399,7 +402,8 @@ class Database:
             entry, path = found
             current = entry["vectors_version"] == self.vectors_version(spec)
             if current and set(columns) <= set(entry["columns"]):
-                return pa.ipc.open_file(pa.memory_map(str(path))).read_all().select(columns)
+                with suppress(OSError):  # another one has taken its place meanwhile
+                    return pa.ipc.open_file(pa.memory_map(str(path))).read_all().select(columns)
         return self._with_facts(spec, columns)
 
     def _with_facts(self, spec: TableSpec, columns: Sequence[str]) -> pa.Table:
@@ -614,7 +618,7 @@ class Database:
         columns = [c for c in dataset.schema.names if c not in unread]
         tables.check_columns(self.path, spec, dataset, entry, self._checks, columns)
         if tables.newest(self.path, spec) != entry["version"]:
-            tables.roll_back(self.path, spec, dataset)
+            tables.roll_back(self.path, spec, dataset, entry["version"])
             self._record(spec, vectors_changed=False)
             dataset = self.dataset(spec)
         return dataset
@@ -625,8 +629,9 @@ class Database:
         assert draft is not None
         old = draft["tables"].get(spec.name, {})
         entry = tables.entry_of(self.path, spec, old.get("files", {}))
-        kept = old.get("vectors_version", entry["version"])
-        entry["vectors_version"] = entry["version"] if vectors_changed else kept
+        # Not Lance's number: one that was damaged and set aside may come again.
+        now = draft["version"] + 1
+        entry["vectors_version"] = now if vectors_changed else old.get("vectors_version", now)
         draft["tables"][spec.name] = entry
         self._tell(told)
 

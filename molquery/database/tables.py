@@ -180,12 +180,40 @@ def create(root: Path, spec: TableSpec, rows: pa.Table, facts: Mapping[str, Any]
     lance.write_dataset(rows, str(target), mode="append")
 
 
-def roll_back(root: Path, spec: TableSpec, dataset: Any) -> None:
-    """Make the version that a dataset was opened at the newest again, as a new version."""
-    try:
-        dataset.restore()
-    except ERRORS as error:
-        raise unreadable(root, spec, error) from error
+def roll_back(root: Path, spec: TableSpec, dataset: Any, version: int = 0) -> None:
+    """Make the version that a dataset was opened at the newest again, as a new version.
+
+    Lance reads the newest one to do so. Where that is damaged, as it may be whenever one goes back,
+    its file is set aside, and the ones before it, until `version` is the newest.
+    """
+    while True:
+        try:
+            dataset.restore()
+            return
+        except BaseException as error:
+            if not (isinstance(error, ERRORS) or is_panic(error)):
+                raise
+            last = newest(root, spec)
+            if last <= version or not version:
+                raise failed(root, error) from error
+            file = folder_of(root, spec) / manifest_file(last)
+            file.rename(file.with_suffix(".damaged"))
+            if newest(root, spec) == version:
+                return
+
+
+def is_panic(error: BaseException) -> bool:
+    """True where Lance's Rust code gave up; that is no `Exception`, so that few would catch it."""
+    return type(error).__name__ == "PanicException"
+
+
+def failed(root: Path, error: BaseException) -> DatabaseError:
+    """The error for a change that Lance could not make."""
+    return DatabaseError(
+        f"the tables of {root} cannot be written: nothing has changed",
+        found=printable(str(error).split("/home")[0], 300),
+        hint="molquery doctor",
+    )
 
 
 def compact(dataset: Any) -> None:

@@ -56,9 +56,12 @@ def load(database: Database, space_id: str) -> Prepared | None:
     _, path = found
     from safetensors import safe_open
 
-    with safe_open(path, framework="numpy") as file:
-        told = json.loads(file.metadata()["molquery"])
-        arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    try:
+        with safe_open(path, framework="numpy") as file:
+            told = json.loads(file.metadata()["molquery"])
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except OSError:  # another one has taken its place meanwhile
+        return None
     operators = {
         scheme: Operator(**{f.name: arrays[f"{scheme}.{f.name}"] for f in fields(Operator)})
         for scheme in told["schemes"]
