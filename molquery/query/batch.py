@@ -50,11 +50,13 @@ def score_batches(
     scoring: str = DEFAULT_SCORING,
     min_genes: int = MIN_GENES,
     min_fraction: float = MIN_FRACTION,
+    size: int = BATCH,
 ) -> Batches:
     """The predicted score of every slide for every signature, as `cohort.score`, in batches.
 
     Args:
         method: one of `METHODS`.
+        size: slides in a batch.
 
     Raises:
         GeneSetError: no signature has enough genes, or two columns would have one name.
@@ -110,7 +112,7 @@ def score_batches(
     notes += [*engine.unseen_note(allowed), *engine.domain_notes(allowed), *engine.notices]
 
     def batches() -> Iterator[pa.RecordBatch]:
-        for some_rows, predicted in predict_batches(operator, scored.scores, rows, method):
+        for some_rows, predicted in predict_batches(operator, scored.scores, rows, method, size):
             text: list[Any] = [
                 engine.slide_ids[some_rows].tolist(),
                 engine.patients[some_rows].tolist(),
