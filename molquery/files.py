@@ -87,6 +87,7 @@ def atomic_directory(target: Path, *, mark: str, overwrite: bool = False) -> Ite
         temporary, old = temporary_directory(target), temporary_directory(target)
     except OSError as error:
         raise OutputError(f"cannot write to {target.parent}", found=error.strerror) from error
+    moved = False
     try:
         yield temporary
         for path in (*temporary.rglob("*"), temporary):
@@ -95,10 +96,12 @@ def atomic_directory(target: Path, *, mark: str, overwrite: bool = False) -> Ite
         old.rmdir()
         if target.exists():
             os.rename(target, old)
+            moved = True
         os.rename(temporary, target)
+        moved = False
         sync(target.parent)
     except OSError as error:
-        if old.exists() and not target.exists():
+        if moved:
             os.rename(old, target)
         raise OutputError(f"cannot write {target}", found=error.strerror or str(error)) from error
     finally:

@@ -10,7 +10,8 @@ its own. Gene sets must be known to the portal: `gene_sets.txt` lists those used
 Ids may hold letters, digits, points, hyphens and underscores. Any other byte of an id is written as
 `_xHH`, its value in hexadecimal, and the underscore of such a text in the id itself as `_x5F`, so
 that `unescape` gives the id back; a sample id of more than 63 characters is cut, and ends in a
-hash. `molquery_ids.tsv` lists every id that was changed.
+hash. Names of gene sets are in upper case, as the portal wants them. `molquery_ids.tsv` lists every
+id that was changed.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -49,8 +50,6 @@ _TAKEN = frozenset({
     "PATIENT_ID", "SAMPLE_ID", "MUTATION_COUNT", "FRACTION_GENOME_ALTERED", "OTHER_SAMPLE_ID",
 })  # fmt: skip
 _DIGITS = 6
-
-Datatype = Literal["STRING", "NUMBER", "BOOLEAN"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +156,7 @@ def write(
         )
     sample = _renamed(study.samples["sample_id"].to_pylist(), sample_id, "sample")
     patient = _renamed(study.patients["patient_id"].to_pylist(), escape, "patient")
-    sets = _renamed(study.gene_sets, lambda name: escape(name.upper()), "gene set")
+    sets = _renamed(study.gene_sets, lambda name: escape(name).upper(), "gene set")
     changed = [
         (noun, old, new)
         for noun, names in (("sample", sample), ("patient", patient), ("gene set", sets))
@@ -183,7 +182,14 @@ def write(
         _case_lists(folder, study, sample)
         _lines(folder / IDS, [("what", "id", "id in the study"), *changed])
         (folder / PROVENANCE).write_text(
-            to_json({**provenance, "ids_changed": len(changed)}), encoding="utf-8"
+            to_json(
+                {
+                    **provenance,
+                    "ids_changed": len(changed),
+                    "scores_divided_by": _divisor(study.scores),
+                }
+            ),
+            encoding="utf-8",
         )
     return changed
 
@@ -219,33 +225,32 @@ def _clinical(
 ) -> Iterable[list[str]]:
     """The four lines of definitions, the names, and the rows."""
     renames = {"sample_id": ("SAMPLE_ID", sample), "patient_id": ("PATIENT_ID", patient)}
-    columns: list[tuple[str, str, Datatype, list[str]]] = []
+    columns: list[tuple[str, str, str, str, list[str]]] = []
     for field in table.schema:
         values = table[field.name].to_pylist()
+        shown = re.sub(r"^HE_", "H&E ", field.name).replace("_", " ")
+        told = (field.metadata or {}).get(b"description", shown.encode()).decode()
+        name, kind = attribute(field.name), "STRING"
         if field.name in renames:
             name, ids = renames[field.name]
-            columns.append((name, field.name.replace("_id", " identifier"), "STRING",
-                            [ids[v] for v in values]))  # fmt: skip
-            continue
-        told = (field.metadata or {}).get(b"description", field.name.encode()).decode()
-        if pa.types.is_boolean(field.type):
-            texts = ["NA" if v is None else str(v).upper() for v in values]
-            columns.append((attribute(field.name), told, "BOOLEAN", texts))
+            texts = [ids[v] for v in values]
+        elif pa.types.is_boolean(field.type):
+            kind, texts = "BOOLEAN", ["NA" if v is None else str(v).upper() for v in values]
         elif pa.types.is_floating(field.type) or pa.types.is_integer(field.type):
-            columns.append((attribute(field.name), told, "NUMBER", [_number(v) for v in values]))
+            kind, texts = "NUMBER", [_number(v) for v in values]
         else:
             texts = [_text(v) for v in values]
-            columns.append((attribute(field.name), told, "STRING", texts))
+        columns.append((name, shown, told, kind, texts))
     names = [name for name, *_ in columns]
     if len(set(names)) < len(names):
         twice = sorted({n for n in names if names.count(n) > 1})
         raise ColumnError("two columns would be one clinical attribute", found=some(twice))
-    yield _hashed([name.replace("_", " ").capitalize() for name in names])
-    yield _hashed([_text(told) for _, told, _, _ in columns])
-    yield _hashed([kind for _, _, kind, _ in columns])
+    yield _hashed([_text(shown) for _, shown, _, _, _ in columns])
+    yield _hashed([_text(told) for _, _, told, _, _ in columns])
+    yield _hashed([kind for _, _, _, kind, _ in columns])
     yield _hashed(["1"] * len(columns))
     yield names
-    yield from (list(row) for row in zip(*(values for *_, values in columns), strict=True))
+    yield from (list(row) for row in zip(*(texts for *_, texts in columns), strict=True))
 
 
 def _hashed(cells: list[str]) -> list[str]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,7 @@ def write(table: pa.Table, provenance: Mapping[str, Any], path: Path) -> None:
         ColumnError: the table has no column of ids, or an id stands twice.
     """
     import anndata
+    import h5py
     import pandas as pd
 
     key = next((name for name in KEYS if name in table.column_names), None)
@@ -51,7 +54,12 @@ def write(table: pa.Table, provenance: Mapping[str, Any], path: Path) -> None:
         x = np.stack([table[name].to_numpy() for name in sets], axis=1).astype(np.float64)
     var = pd.DataFrame(index=pd.Index(sets, dtype=object))
     data = anndata.AnnData(x, obs, var, uns={UNS: to_json(provenance)})
-    data.write_h5ad(path, compression="gzip")
+    # HDF5 does not survive a full disk, it takes the process with it: it writes to memory.
+    buffer = BytesIO()
+    with warnings.catch_warnings(), h5py.File(buffer, "w") as file:
+        warnings.simplefilter("ignore", FutureWarning)  # of columns with a slash in their names
+        anndata.io.write_elem(file, "/", data, dataset_kwargs={"compression": "gzip"})
+    path.write_bytes(buffer.getbuffer())
 
 
 def series(column: pa.ChunkedArray) -> Any:
