@@ -42,6 +42,7 @@ def main() -> int:
     scores = engine.reference.score(sets).scores
     print(f"{len(engine.pairs.profiles)} pairs, {len(sets)} Hallmark sets, {len(SEEDS)} splits")
     coverage(engine, scores)
+    variants(engine, scores)
     unseen_cohorts(engine, scores)
     domain(engine)
     specificity(engine)
@@ -120,6 +121,48 @@ def coverage(engine: Engine, scores: Float) -> None:
         )  # fmt: skip
 
 
+def variants(engine: Engine, scores: Float) -> None:
+    """Other shapes of interval on the same halves: constant width, and both tails by themselves."""
+    slide, profile = engine.pairs.slide, engine.pairs.profile
+    cohorts, patients = engine.cohorts[slide], engine.groups[slide]
+    predicted, measured = engine.predict(scores)[slide], scores[profile]
+    names, code = np.unique(cohorts, return_inverse=True)
+    far = farness(engine)
+    found: dict[str, list[list[float]]] = {}
+    for known in halves(patients):
+        for s in range(scores.shape[1]):
+            spread = engine.spread(scores[:, s])[slide]
+            place = calibrate.within_groups(predicted[:, s], cohorts)[0]
+            off = measured[:, s] - predicted[:, s]
+            for name, u in (("constant width", np.ones(len(off))), ("by spread (chosen)", spread)):
+                own = (off / u)[known], cohorts[known], patients[known]
+                both = half_widths(np.abs(own[0]), *own[1:], 0.9)[code] * u
+                ends = {name: (-both, both)}
+                low, high = (half_widths(sign * own[0], *own[1:], 0.95)[code] * u
+                             for sign in (-1, 1))  # fmt: skip
+                ends[f"{name.split(' (')[0]}, tails apart"] = (-low, high)
+                for which, (below, above) in ends.items():
+                    inside = (off >= below) & (off <= above)
+                    left_out = (known, place > 20, place <= 80, far <= 95)
+                    found.setdefault(which, []).append(
+                        [*(float(inside[~(p | known)].mean()) for p in left_out),
+                         float((above - below)[~known].mean() / 2 / measured[:, s].std())]
+                    )  # fmt: skip
+    table(
+        f"Variants of the interval ({len(names)} cohorts together)",
+        ["variant", "all", "bottom fifth", "top fifth", "farthest 5 %", "half width / pooled SD"],
+        [[name, *map(float, np.mean(values, axis=0))] for name, values in found.items()],
+    )
+
+
+def farness(engine: Engine) -> Float:
+    """The larger percentile, within the cohort, of the two distances of every pair's slide."""
+    slide = engine.pairs.slide
+    each = [calibrate.within_groups(d.astype(np.float64)[slide], engine.cohorts[slide])[0]
+            for d in engine.operator.distance.T]  # fmt: skip
+    return np.asarray(np.max(each, axis=0))
+
+
 def unseen_cohorts(engine: Engine, scores: Float) -> None:
     """One cohort without RNA: bounds from leaving out the others in turn, coverage in it."""
     space = need_space(engine.database)
@@ -184,25 +227,32 @@ def strangers(engine: Engine) -> None:
     for name, vectors in altered(slides.vectors[target], slides.vectors):
         changed = slides.vectors.copy()
         changed[target] = vectors
-        rows.append([name, flagged(engine, replace(slides, vectors=changed), profiles, target)])
+        rows.append([name, *flagged(engine, replace(slides, vectors=changed), profiles, target)])
     for cohort in np.unique(engine.cohorts[~np.isin(engine.cohorts, seen)]):
-        mine = engine.cohorts == cohort
-        rows.append([f"{cohort} (no RNA)", float(engine.out_of_domain[mine].mean())])
+        mine = np.flatnonzero(engine.cohorts == cohort)
+        rows.append([f"{cohort} (no RNA)", *flagged(engine, slides, profiles, mine)])
     for cohort in seen:
         mine = np.flatnonzero(engine.cohorts == cohort)
         gone = (profiles.cohorts == cohort) | np.isin(profiles.keys, slides.keys[mine])
         fewer = replace(profiles, keys=np.where(gone, "", profiles.keys))
-        rows.append([f"{cohort} left out", flagged(engine, slides, fewer, mine)])
-    table("Domain: strangers that are flagged", ["what", "flagged"], rows)
+        rows.append([f"{cohort} left out", *flagged(engine, slides, fewer, mine)])
+    head = ["what", "flagged", "by nearest slides alone", "by distance from the plane alone"]
+    table("Domain: strangers that are flagged", head, rows)
 
 
-def flagged(engine: Engine, slides: predict.Rows, profiles: predict.Rows, target: Ints) -> float:
-    """The share of the target slides that are flagged when the database holds these rows."""
-    space = need_space(engine.database)
-    operator = predict.build_operator(space, PATIENT_SCHEME, slides, profiles)
+def flagged(
+    engine: Engine, slides: predict.Rows, profiles: predict.Rows, target: Ints
+) -> list[float]:
+    """The share of the target slides that are flagged when the database holds these rows.
+
+    By both distances, and by either alone at the same rate of false alarms.
+    """
+    operator = predict.build_operator(need_space(engine.database), PATIENT_SCHEME, slides, profiles)
     distance, held = operator.distance.astype(np.float64), operator.model >= 0
-    found = calibrate.outlying(distance, held, slides.cohorts, slides.groups)
-    return float(found[target].mean())
+    return [
+        float(calibrate.outlying(d, held, slides.cohorts, slides.groups)[target].mean())
+        for d in (distance, distance[:, :1], distance[:, 1:])
+    ]
 
 
 def altered(vectors: np.ndarray, archive: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
@@ -233,8 +283,7 @@ def errors_by_distance(engine: Engine) -> None:
     scores = engine.reference.score(sets).scores
     slide, profile = engine.pairs.slide, engine.pairs.profile
     predicted = engine.predict(scores)
-    place = np.max([calibrate.within_groups(d.astype(np.float64)[slide], engine.cohorts[slide])[0]
-                    for d in engine.operator.distance.T], axis=0)  # fmt: skip
+    place = farness(engine)
     rows = []
     for low, high in ((0, 50), (50, 90), (90, 95), (95, 100)):
         mine = (place > low) & (place <= high)

@@ -396,8 +396,11 @@ def _indexes(database: Database, state: State, lost: Mapping[str, str]) -> Itera
             yield _warning("indexes", what, f"{_REPAIR}, or molquery index build", mends=True)
         else:
             yield _ok("indexes", f"{key}: {entry['rows']} rows")
-    if not state["indexes"] and state["spaces"]:
-        yield _note("indexes", "there are none: queries scan every row", "molquery index build")
+    covered = {entry["table"] for entry in state["indexes"].values()}
+    for name in sorted(state["tables"].keys() - covered):
+        if state["spaces"]:
+            what = f"the {name} have none: queries scan every row"
+            yield _note("indexes", what, "molquery index build")
 
 
 def _stored(database: Database, state: State, lost: Mapping[str, str]) -> Iterator[Finding]:

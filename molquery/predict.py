@@ -101,7 +101,8 @@ class Operator:
         `rows` restricts the answer to some slides.
         """
         values: Matrix = np.asarray(scores, dtype=np.float32)
-        few = values.shape[1] <= _FEW_SETS and "dense" not in self.__dict__
+        # Not "or once the matrix is there": the last bits would depend on what was asked before.
+        few = values.shape[1] <= _FEW_SETS
         if len(self.weights) * self.n_reference <= _DENSE_CELLS and not few:
             # Picking rows of the answer is cheaper than copying rows of the matrix.
             whole = np.asarray(self.dense @ values, dtype=np.float64)

@@ -110,6 +110,8 @@ class Provenance:
     genes_missing: tuple[str, ...] = ()
     index: str | None = None
     notes: tuple[str, ...] = ()
+    #: The version of the database, as `molquery history` lists it and `molquery restore` takes it.
+    version: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

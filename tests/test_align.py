@@ -1,5 +1,9 @@
 """Alignment: heads against torch and scipy, folds that have not seen what they are tested on."""
 
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,11 +11,12 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from conftest import tree_hash
 from scipy import linalg, stats
 from torch.nn import functional
 
 from molquery import predict, synth
-from molquery.align import infonce
+from molquery.align import infonce, train
 from molquery.align.cca import CCA, fit_cca
 from molquery.align.infonce import InfoNCE, _head, _mlp, fit_infonce
 from molquery.align.inputs import fit_slide_input
@@ -26,6 +31,7 @@ from molquery.ingest import ingest_profiles, ingest_slides
 from molquery.predict import PATIENT_SCHEME, SITE_SCHEME
 from molquery.query.engine import Engine
 from molquery.readers import Options
+from molquery.resume import models_directory
 from molquery.schema import PROFILES, SLIDES, shared_column
 from molquery.space import (
     Head,
@@ -309,13 +315,111 @@ def test_auto_takes_the_method_that_its_inner_split_prefers(
     assert {"choosing the method", "fitting folds", "projecting"} <= set(told)
 
 
+# Interrupted and resumed -------------------------------------------------------------------------
+
+KILLED = """
+import os, signal, sys
+from molquery import resume
+from molquery.align.train import AlignSettings, align
+from molquery.database import Database
+put, kept = resume.FittedModels.put, []
+def last_words(self, model, *key):
+    put(self, model, *key)
+    kept.append(key)
+    if len(kept) == 4:
+        os.kill(os.getpid(), signal.SIGKILL)
+resume.FittedModels.put = last_words
+align(Database.open(sys.argv[1]), AlignSettings(method="cca"))
+"""
+
+
+def test_a_killed_alignment_goes_on_where_it_was(
+    aligned: Path, ingested_copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    before = tree_hash(ingested_copy)
+    words = [sys.executable, "-c", KILLED, str(ingested_copy)]
+    assert subprocess.run(words, capture_output=True).returncode == -signal.SIGKILL
+    assert tree_hash(ingested_copy) == before
+    directory = models_directory(ingested_copy)
+    kept = sorted(f for f in directory.iterdir() if not f.name.startswith("."))
+    assert len(kept) >= 4
+    kept[0].write_bytes(kept[0].read_bytes()[:-9])  # a damaged file is as none
+    (directory / ".half-written").write_bytes(b"x")
+
+    fitted: list[str] = []
+    fit = train.fit_model
+    monkeypatch.setattr(
+        train, "fit_model", lambda *a, **k: fitted.append(str(a[1])) or fit(*a, **k)
+    )
+    report = align(Database.open(ingested_copy), AlignSettings(method="cca"))
+    assert len(fitted) == 11 - (len(kept) - 1)
+    assert any(f"{len(kept) - 1} of 11 models" in note for note in report.notes)
+    assert report.space.space_id == need_space(Database.open(aligned)).space_id
+    assert not directory.exists(), "nothing is left behind"
+
+
+def test_models_of_other_pairs_or_settings_are_not_taken_up(
+    ingested_copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database = Database.open(ingested_copy)
+    save = train.save_space
+
+    def fail(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(train, "save_space", fail)  # every model is fitted, nothing is stored
+    with pytest.raises(KeyboardInterrupt):
+        align(database, AlignSettings(method="cca"))
+    monkeypatch.setattr(train, "save_space", save)
+    assert len(list(models_directory(ingested_copy).iterdir())) == 11
+    other = align(database, AlignSettings(method="cca", seed=1))
+    assert not any("interrupted" in note for note in other.notes)
+
+
+def test_a_gpu_that_is_not_there_is_said(
+    ingested: Path, monkeypatch: pytest.MonkeyPatch, unchanged: Callable[[Path], None]
+) -> None:
+    unchanged(ingested)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(InputError, match="torch finds no GPU"):
+        align(Database.open(ingested), AlignSettings(method="cca"), device="gpu")
+    with pytest.raises(InputError, match="not a device"):
+        align(Database.open(ingested), AlignSettings(method="cca"), device="tpu")
+
+
+@pytest.mark.parametrize(("device", "there", "expected"), [
+    ("auto", True, "cuda"), ("gpu", True, "cuda"), ("cpu", True, "cpu"), ("auto", False, "cpu"),
+])  # fmt: skip
+def test_contrastive_heads_are_trained_where_they_should_be(
+    monkeypatch: pytest.MonkeyPatch, device: str, there: bool, expected: str
+) -> None:
+    asked: list[str] = []
+
+    def place(name: str) -> torch.device:
+        asked.append(name)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: there)
+    monkeypatch.setattr(torch, "device", place)
+    values = np.zeros((4, 2), np.float32)
+    groups = np.arange(4)
+    with pytest.raises(KeyboardInterrupt):
+        fit_infonce(values, values, groups, groups[:1], InfoNCE(), seed=0, device=device)
+    assert asked == [expected]
+
+
 # What cannot be aligned --------------------------------------------------------------------------
 
 
 def few(tmp_path: Path, patients: int) -> Database:
     toy = synth.Toy(patients=patients, slides_only=0, profiles_only=0, several=0, sites=2)
-    files = synth.write_files(synth.make(toy), tmp_path / "few")
-    database = Database.create(tmp_path / "few.mq")
+    return from_archive(synth.make(toy), tmp_path / "few")
+
+
+def from_archive(archive: synth.Archive, place: Path) -> Database:
+    files = synth.write_files(archive, place)
+    database = Database.create(place / "toy.mq")
     ingest_slides(database, [files.slides], options=Options(), encoder="toy")
     ingest_profiles(database, [files.profiles], options=Options(genes_in="columns"), scale="log2")
     return database
@@ -333,6 +437,27 @@ def test_thirty_pairs_on_two_sites_are_enough_without_site_folds(tmp_path: Path)
     assert {fold.scheme for fold in report.space.folds} == {PATIENT_SCHEME}
     assert any("no folds by site" in note for note in report.notes)
     assert SITE_SCHEME not in Engine(database).operators
+
+
+@pytest.mark.parametrize(
+    ("side", "noun"), [("embeddings", "slide values"), ("expression", "genes")]
+)
+def test_a_side_that_does_not_vary_is_refused(tmp_path: Path, side: str, noun: str) -> None:
+    archive = synth.make(synth.Toy(patients=50, slides_only=0, profiles_only=0))
+    constant = np.full_like(getattr(archive, side), 7)
+    database = from_archive(replace(archive, **{side: constant}), tmp_path / "constant")
+    with pytest.raises(SpaceError, match=f"{noun} are constant") as caught:
+        align(database, AlignSettings(method="cca"))
+    assert "nothing to learn" in str(caught.value)
+    assert current_space(database) is None
+    constant[:, :9] = getattr(archive, side)[:, :9]
+    report = align(
+        from_archive(replace(archive, **{side: constant}), tmp_path / "nearly"),
+        AlignSettings(method="cca"),
+    )
+    lost = constant.shape[1] - 9
+    assert f"{lost} of {lost + 9} {noun} are constant or missing in every pair" in report.notes
+    assert not np.isnan(report.space.final.anchors).any()
 
 
 def test_wrong_settings_are_refused(ingested_copy: Path) -> None:

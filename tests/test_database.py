@@ -2,7 +2,13 @@
 
 import json
 import multiprocessing
+import os
 import shutil
+import subprocess
+import sys
+import threading
+import time
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +16,19 @@ import lancedb
 import numpy as np
 import pyarrow as pa
 import pytest
+from make_archive import ARCHIVES, contents
 
-from molquery import schema
-from molquery.database import Database, list_to_matrix, matrix_to_list
-from molquery.errors import ColumnError, DatabaseError, FilterError
+from molquery import doctor, ingest, processes, schema
+from molquery.align.train import AlignSettings, align
+from molquery.database import Database, list_to_matrix, lock, manifest, matrix_to_list
+from molquery.errors import ColumnError, DatabaseError, FilterError, MismatchError
+from molquery.genesets import collections
+from molquery.ingest import ingest_slides
+from molquery.query.engine import Engine
+from molquery.query.search import search
+from molquery.readers import Options
 from molquery.schema import PROFILES, SLIDES
+from molquery.space import current_space
 from molquery.vectors import Matrix
 
 DIM = 4
@@ -259,12 +273,94 @@ def test_create_refuses_what_is_there(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("change", "word"), [(1, "newer"), (-1, "older")])
 def test_another_format_version_is_refused(database: Database, change: int, word: str) -> None:
     path = database.path / schema.MANIFEST
-    manifest = json.loads(path.read_text())
-    manifest["format_version"] += change
-    path.write_text(json.dumps(manifest))
+    content = json.loads(path.read_text())
+    content["format_version"] += change
+    path.write_text(json.dumps(content))
     with pytest.raises(DatabaseError, match=f"{word} on-disk format") as caught:
         Database.open(database.path)
     assert f"reads format {schema.FORMAT_VERSION}" in str(caught.value)
+
+
+@pytest.mark.parametrize("archive", sorted(ARCHIVES.glob("*.zip")), ids=lambda p: p.stem)
+def test_an_archived_database_is_read(archive: Path, tmp_path: Path) -> None:
+    path = tmp_path / "old.mq"
+    with zipfile.ZipFile(archive) as file:
+        file.extractall(path)
+    wanted = json.loads(archive.with_suffix(".json").read_text())
+    found = json.loads(json.dumps(contents(path)))
+    for name in ("format_version", "tables", "history", "gene sets"):
+        assert found[name] == wanted[name], name
+    assert [i for i, _ in found["retrieve"]] == [i for i, _ in wanted["retrieve"]]
+    near = [similarity for _, similarity in found["retrieve"]]
+    assert near == pytest.approx([similarity for _, similarity in wanted["retrieve"]], abs=1e-5)
+    assert doctor.examine(path).healthy
+    # What is stored answers as what is computed anew from the tables and the space.
+    signature = Engine(Database.open(path)), collections.find("HALLMARK_HYPOXIA")
+    stored = search(*signature, k=5, null=0, min_genes=2, min_fraction=0).hits.to_pylist()
+    shutil.rmtree(path / "indexes")
+    signature = Engine(Database.open(path)), collections.find("HALLMARK_HYPOXIA")
+    anew = search(*signature, k=5, null=0, min_genes=2, min_fraction=0).hits.to_pylist()
+    assert [h["slide_id"] for h in stored] == [h["slide_id"] for h in anew]
+    assert [h["score"] for h in stored] == pytest.approx([h["score"] for h in anew], abs=1e-5)
+
+
+def another_reader(path: Path) -> tuple[Matrix, Matrix]:
+    """Stored shared vectors of slides, and those projected from the files as docs/format.md says.
+
+    Nothing of molquery is used.
+    """
+    import hashlib
+
+    import lance
+    from safetensors.numpy import load_file
+
+    def sha256(name: str) -> str:
+        return hashlib.sha256((path / name).read_bytes()).hexdigest()
+
+    told = json.loads((path / "manifest.json").read_bytes())
+    digest = told.pop("sha256")
+    text = json.dumps(told, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    assert hashlib.sha256(text.encode()).hexdigest() == digest
+    entry = told["tables"]["slides"]
+    assert all(sha256(f"slides.lance/{f}") == d for f, d in entry["files"].items())
+    assert f"_versions/{2**64 - 1 - entry['version']:020d}.manifest" in entry["files"]
+    table = lance.dataset(str(path / "slides.lance"), version=entry["version"]).to_table()
+    assert table.num_rows == entry["rows"]
+    space_id = told["spaces"]["default"]["space_id"]
+    folder = path / "spaces" / "default" / space_id[:12]
+    told = json.loads((folder / "space.json").read_bytes())
+    text = json.dumps({k: told[k] for k in ("facts", "folds", "models")}, sort_keys=True)
+    blob = (folder / "heads.safetensors").read_bytes()
+    assert hashlib.sha256(blob + text.encode()).hexdigest() == space_id
+    arrays, layout = load_file(folder / "heads.safetensors"), told["models"]["final"]
+    e = np.array(table["embedding"].to_pylist(), np.float32)
+    x = (e - arrays["final.slide.mean"]) / arrays["final.slide.scale"]
+    offsets = dict(zip(layout["cohorts"], arrays["final.slide.offsets"], strict=True))
+    mine = np.array([offsets.get(c, np.zeros(x.shape[1])) for c in table["cohort"].to_pylist()])
+    blocks = []
+    for i, weight in enumerate(layout["weights"]):
+        out = np.hstack([x - mine, x])
+        for j, gelu in enumerate(layout["gelu"][f"slide_heads.{i}"]):
+            name = f"final.slide_heads.{i}.{j}"
+            out = out @ arrays[f"{name}.weight"] + arrays[f"{name}.bias"]
+            assert not gelu
+        blocks.append(weight * out / np.linalg.norm(out, axis=1, keepdims=True))
+    shared = np.hstack(blocks)
+    shared /= np.linalg.norm(shared, axis=1, keepdims=True)
+    return np.array(table[f"shared_{space_id[:12]}"].to_pylist()), shared
+
+
+def test_the_format_page_is_enough_to_write_another_reader(aligned: Path, tmp_path: Path) -> None:
+    with zipfile.ZipFile(ARCHIVES / f"format-{schema.FORMAT_VERSION}.zip") as file:
+        file.extractall(tmp_path)
+    for path in (aligned, tmp_path):
+        stored, projected = another_reader(path)
+        assert len(stored) > 40
+        np.testing.assert_allclose(projected, stored, atol=1e-5)
+
+
+def test_the_newest_format_is_archived() -> None:
+    assert (ARCHIVES / f"format-{schema.FORMAT_VERSION}.zip").is_file()
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"format_version": "x"}', "null"])
@@ -290,3 +386,215 @@ def test_a_damaged_table_is_a_database_error(ingested_copy: Path) -> None:
     with pytest.raises(DatabaseError, match=r"slides\.lance.* is damaged") as caught:
         database.read(SLIDES, [SLIDES.key])
     assert "it is missing" in str(caught.value)
+
+
+# The manifest ------------------------------------------------------------------------------------
+
+
+def test_every_byte_of_a_manifest_counts(database: Database) -> None:
+    """Each byte flipped: refused, or read as the very same content."""
+    counts(database, rows(["s1"], vectors(1)))
+    path = database.path / schema.MANIFEST
+    blob, content = path.read_bytes(), database.manifest()
+    harmless = 0
+    for at in range(len(blob)):
+        path.write_bytes(blob[:at] + bytes([blob[at] ^ (1 + at % 255)]) + blob[at + 1 :])
+        try:
+            assert Database.open(database.path).manifest() == content, f"byte {at}"
+            harmless += 1
+        except DatabaseError:
+            pass
+    assert harmless < 0.2 * len(blob), "only blanks may change"
+
+
+def test_what_a_block_changes_takes_effect_at_its_end(database: Database) -> None:
+    other = Database.open(database.path)
+    with database.writing("two steps"):
+        counts(database, rows(["s1"], vectors(1)))
+        counts(database, rows(["s2"], vectors(1)))
+        assert (database.count(SLIDES), other.path, other.manifest()["version"]) == (
+            2, database.path, 0,
+        )  # fmt: skip
+        seen: list[bool] = []
+        reader = threading.Thread(target=lambda: seen.append(Database.open(other.path).has(SLIDES)))
+        reader.start()
+        reader.join()
+        assert seen == [False]
+    made = manifest.read(database.path)
+    assert (made["version"], made["command"]) == (1, "two steps")
+    assert made["details"] == "1 slides inserted; 1 slides inserted, 0 updated"
+
+
+def test_an_error_in_a_block_changes_nothing_and_leaves_nothing(database: Database) -> None:
+    counts(database, rows(["s1"], vectors(1)))
+    before = {p for p in database.path.rglob("*") if p.is_file()}
+
+    def fail() -> None:
+        with database.writing("fails"):
+            counts(database, rows(["s2"], vectors(1)))
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    assert {p for p in database.path.rglob("*") if p.is_file()} == before
+    assert database.count(SLIDES) == 1
+    counts(database, rows(["s3"], vectors(1)))
+    assert database.read(SLIDES, [SLIDES.key])[SLIDES.key].to_pylist() == ["s1", "s3"]
+
+
+def test_what_another_program_writes_is_not_taken_for_ours(database: Database) -> None:
+    counts(database, rows(["s1"], vectors(1)))
+    lancedb.connect(str(database.path)).open_table("slides").delete("true")
+    assert database.count(SLIDES) == 1
+    assert "nothing needs" in str(doctor.examine(database.path).findings)
+    counts(database, rows(["s2"], vectors(1)))
+    assert database.read(SLIDES, [SLIDES.key])[SLIDES.key].to_pylist() == ["s1", "s2"]
+
+
+def test_columns_that_pairs_and_folds_are_made_of_make_derived_files_stale(
+    database: Database,
+) -> None:
+    counts(database, rows(["s1"], vectors(1), spot=["a"], age=[50]))
+    entry = {"space_id": "0" * 64, "sha256": {}, "reads": ["patient_id", "spot"]}
+    database.update_manifest(lambda m: m["spaces"].update(default=entry))
+    before = database.vectors_version(SLIDES)
+    database.set_columns(SLIDES, SLIDES.key, pa.table({SLIDES.key: ["s1"], "age": [51]}))
+    assert database.vectors_version(SLIDES) == before
+    database.set_columns(SLIDES, SLIDES.key, pa.table({SLIDES.key: ["s1"], "spot": ["b"]}))
+    assert database.vectors_version(SLIDES) == database.version(SLIDES) > before
+
+
+def test_a_derived_file_of_a_state_that_has_passed_is_not_stored(aligned_copy: Path) -> None:
+    database = Database.open(aligned_copy)
+    view = database.pinned()
+    database.set_columns(SLIDES, SLIDES.key, pa.table({SLIDES.key: ["x"], "age": [1]}))
+    with pytest.raises(DatabaseError, match="has changed while"):
+        view.write_sidecar(SLIDES, ["cohort"])
+
+
+# The lock ----------------------------------------------------------------------------------------
+
+HOLD = (
+    "import sys, time\n"
+    "from molquery.database import Database\n"
+    "with Database.open(sys.argv[1]).writing('align'):\n"
+    "    print('held', flush=True)\n"
+    "    time.sleep(60)\n"
+)
+
+
+def holder(path: Path) -> subprocess.Popen[str]:
+    """Another process that holds the lock."""
+    words = [sys.executable, "-c", HOLD, str(path)]
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "held\n"
+    return process
+
+
+def test_who_holds_the_lock_is_said_and_a_killed_holder_blocks_nobody(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lock, "WAIT", 0.2)
+    process = holder(database.path)
+    try:
+        with pytest.raises(DatabaseError, match="another process has been writing") as caught:
+            counts(database, rows(["s1"], vectors(1)))
+        assert f"molquery align, process {process.pid} on " in str(caught.value)
+        assert "since 20" in str(caught.value)
+        assert not database.has(SLIDES), "readers do not wait"
+    finally:
+        process.kill()
+        process.communicate()
+    left = lock.writer(database.path)
+    assert left is not None
+    assert left.running is False
+    assert counts(database, rows(["s1"], vectors(1))) == (1, 0, 0)
+    assert lock.writer(database.path) is None
+
+
+def test_a_writer_waits_for_another(database: Database) -> None:
+    order: list[str] = []
+
+    def slow() -> None:
+        with Database.open(database.path).writing("first"):
+            started.set()
+            time.sleep(0.3)
+            order.append("first")
+
+    started = threading.Event()
+    thread = threading.Thread(target=slow)
+    thread.start()
+    started.wait(10)
+    counts(database, rows(["s1"], vectors(1)))
+    order.append("second")
+    thread.join()
+    assert order == ["first", "second"]
+
+
+def test_a_process_id_used_again_is_another_process() -> None:
+    mine = os.getpid()
+    assert processes.alive(mine)
+    assert processes.alive(mine, processes.started(mine))
+    assert not processes.alive(mine, "12")
+    assert not processes.alive(2**22 + 1)
+    assert not processes.alive(10**30)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"pid": 1}', b"\xff", b"null"])
+def test_a_damaged_record_of_the_writer_stops_nobody(database: Database, content: bytes) -> None:
+    (database.path / schema.WRITER).write_bytes(content)
+    assert lock.writer(database.path) is None
+    assert counts(database, rows(["s1"], vectors(1))) == (1, 0, 0)
+
+
+# Commands that run at once -----------------------------------------------------------------------
+
+
+def slide_file(path: Path, ids: list[str], values: Matrix) -> Path:
+    from pyarrow import parquet
+
+    table = pa.table({"slide_id": ids, "features": matrix_to_list(values)})
+    parquet.write_table(table, path)
+    return path
+
+
+def test_slides_ingested_while_another_encoder_was(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both see an empty table; the second must not mix its vectors into the first's."""
+    one = slide_file(tmp_path / "one.parquet", ["a", "b"], vectors(2))
+    two = slide_file(tmp_path / "two.parquet", ["c"], vectors(1))
+    real = ingest._rows
+
+    def meanwhile(*arguments: Any) -> Any:
+        monkeypatch.setattr(ingest, "_rows", real)
+        ingest_slides(database, [one], options=Options(), encoder="uni", kind="embedding")
+        return real(*arguments)
+
+    monkeypatch.setattr(ingest, "_rows", meanwhile)
+    with pytest.raises(MismatchError, match="another encoder"):
+        ingest_slides(database, [two], options=Options(), encoder="conch", kind="embedding")
+    assert database.read(SLIDES, [SLIDES.key])[SLIDES.key].to_pylist() == ["a", "b"]
+
+
+def test_slides_that_come_and_go_while_a_space_is_learned(ingested_copy: Path) -> None:
+    database = Database.open(ingested_copy)
+    ids = database.read(SLIDES, [SLIDES.key])[SLIDES.key].to_pylist()
+    done: list[int] = []
+
+    def meanwhile(stage: str, *_: object) -> None:
+        if stage == "projecting" and not done:  # the pairs are read, the rows not yet written
+            done.append(database.delete_rows(SLIDES, f"slide_id = '{ids[0]}'"))
+
+    align(database, AlignSettings(method="cca"), progress=meanwhile)
+    assert done == [1]
+    space = current_space(database)
+    assert space is not None
+    held = database.read(SLIDES, [schema.COHORT, SLIDES.vector])
+    right = space.project_slides(
+        list_to_matrix(held[SLIDES.vector]), held[schema.COHORT].to_pylist()
+    )
+    stored = database.matrix(SLIDES, schema.shared_column(space.space_id))
+    np.testing.assert_allclose(stored, right, atol=1e-6)
+    assert len(stored) == len(ids) - 1

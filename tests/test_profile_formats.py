@@ -1,6 +1,7 @@
 """Expression formats: every file holds the same profiles, and every database must too."""
 
 import gzip
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from molquery.records import IngestReport, Signature
 from molquery.reference import Reference
 from molquery.schema import PROFILES
 
+DATA = Path(__file__).parent / "data"
 TRUE = Signature("S", dict.fromkeys([*made.SYMBOLS[5:40], "HLA-A", "CCN2"], 1.0))
 
 
@@ -71,7 +73,7 @@ def test_gct_of_both_versions(tmp_path: Path) -> None:
         if newer:
             got = read_profiles(path)
             assert got.metadata["cohort"].to_pylist()[:2] == ["B", "A"]
-            assert got.metadata["dose"].to_pylist()[:2] == ["3", None]
+            assert got.metadata["dose"].to_pylist()[:2] == [3, None]
     values[0, 0] = -666
     got = read_profiles(made.gct(tmp_path / "missing.gct", values))
     assert np.isnan(got.values[0, 0])
@@ -79,6 +81,24 @@ def test_gct_of_both_versions(tmp_path: Path) -> None:
     path.write_text("\n".join(lines[:500]))
     with pytest.raises(InputError, match=r"1200 rows(?s:.*)cut short"):
         read_profiles(path)
+
+
+@pytest.mark.parametrize("name", ["cmappy.gct", "gct12.gct"])
+def test_gct_reads_as_cmappy_reads_it(name: str) -> None:
+    """Written and read by cmapPy itself: `make_gct.py`."""
+    theirs = json.loads((DATA / "cmappy.json").read_text())[name]
+    got = read_profiles(DATA / name)
+    assert list(got.ids) == theirs["samples"]
+    expected = np.array(theirs["values"], dtype=np.float32).T
+    expected[expected == -666] = np.nan  # cmapPy leaves it a number
+    assert np.isnan(expected).sum() == 1
+    np.testing.assert_array_equal(got.values, expected)
+    for column, values in theirs["metadata"].items():
+        ours = got.metadata[column].to_pylist()
+        assert ours == [values[sample] for sample in got.ids], column
+    assert got.genes[:3] == ("TP53", "EGFR", "HLA-A")
+    rows = got.genes if name == "gct12.gct" else [f"{100 + i}_at" for i in range(10)]
+    assert theirs["rows"] == list(rows)
 
 
 def test_cbioportal_rows_without_symbol_and_z_scores(tmp_path: Path) -> None:

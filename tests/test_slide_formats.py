@@ -29,7 +29,6 @@ from molquery.errors import (
     FileFormatError,
     InputError,
     MismatchError,
-    MolqueryError,
 )
 from molquery.ingest import ingest_slides
 from molquery.readers import Options, Slides, find_slides, inputs, read_slides
@@ -564,56 +563,6 @@ def test_the_same_matrix_in_two_formats_is_the_same_slides(
             {i: v.tolist() for part in found for i, v in zip(part.ids, part.vectors, strict=True)}
         )
     assert results[0] == results[1] == dict(zip(ids, values.tolist(), strict=True))
-
-
-def _mutable() -> dict[str, bytes]:
-    import io
-    import tempfile
-
-    made = {}
-    with tempfile.TemporaryDirectory() as folder:
-        root = Path(folder)
-        torch.save(torch.from_numpy(PATCHES[:3, :5]), root / "x.pt")
-        made["x.pt"] = (root / "x.pt").read_bytes()
-        np.save(root / "x.npy", VECTORS[0])
-        made["x.npy"] = (root / "x.npy").read_bytes()
-    stream = io.BytesIO()
-    np.savez(stream, ids=np.array(IDS), vectors=VECTORS)
-    made["x.npz"] = stream.getvalue()
-    made["x.pkl"] = pickle.dumps({"filenames": list(IDS), "embeddings": VECTORS})
-    return made
-
-
-MUTABLE = _mutable()
-
-
-@settings(
-    max_examples=int(os.environ.get("MOLQUERY_FUZZ", "300")),
-    deadline=None,
-    suppress_health_check=list(HealthCheck),
-)
-@given(
-    st.sampled_from(sorted(MUTABLE)),
-    st.lists(st.tuples(st.floats(0, 1), st.integers(0, 255)), max_size=6),
-    st.floats(0.3, 1) | st.just(1.0),
-)
-def test_mutated_files_are_read_or_refused(
-    tmp_path_factory: pytest.TempPathFactory,
-    name: str,
-    changes: list[tuple[float, int]],
-    length: float,
-) -> None:
-    content = bytearray(MUTABLE[name])
-    for at, value in changes:
-        content[int(at * (len(content) - 1))] = value
-    path = tmp_path_factory.getbasetemp() / name
-    path.write_bytes(bytes(content[: int(length * len(content))]))
-    try:
-        found = list(read_slides(path))
-    except MolqueryError:
-        return
-    for part in found:
-        assert len(part.ids) == len(part.vectors) == part.metadata.num_rows
 
 
 # Documentation

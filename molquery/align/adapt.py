@@ -124,8 +124,9 @@ def adapt(
         SpaceError: too few pairs to learn from.
     """
     check_device(device)
-    space = need_space(database)
-    pairs, before, rule = _candidates(database, space)
+    view = database.pinned()
+    space = need_space(view)
+    pairs, before, rule = _candidates(view, space)
     groups = np.unique(pairs.groups[pairs.of_groups(before.left_out)])
     if not 1 <= n_pairs <= len(groups):
         raise InputError(
@@ -140,7 +141,7 @@ def adapt(
     old = None
     if tested:
         after = pairs.without(left, rule)
-        old = Yardstick.of(database, before).measure(before, space.final, tested)
+        old = Yardstick.of(view, before).measure(before, space.final, tested)
     earlier = (space.facts.get("adaptation") or {}).get("groups", [])
     added = sorted([*earlier, *chosen])
     told = {
@@ -151,7 +152,13 @@ def adapt(
     }
     settings = replace(_settings(space), hold_out=rule if tested else "")
     report = learn(
-        database, after, settings, device=device, progress=progress, facts={"adaptation": told}
+        database,
+        view,
+        after,
+        settings,
+        device=device,
+        progress=progress,
+        facts={"adaptation": told},
     )
     now = report.space.facts.get("hold_out")
     quality = None if now is None else Unseen(**now["quality"])
@@ -178,15 +185,16 @@ def adaptation_curve(
     """
     check_device(device)
     tell = progress or (lambda stage, done, total, text: None)
-    space = need_space(database)
-    pairs, base, rule = _candidates(database, space)
+    view = database.pinned()
+    space = need_space(view)
+    pairs, base, rule = _candidates(view, space)
     groups = np.unique(pairs.groups[pairs.of_groups(base.left_out)])
     if len(groups) < 2 * MIN_COHORT:
         raise InputError(
             f"a curve needs at least {2 * MIN_COHORT} patients held out: half of them to test on",
             found=f"{len(groups)} ({rule})",
         )
-    yardstick = Yardstick.of(database, base)
+    yardstick = Yardstick.of(view, base)
     if yardstick.scores.shape[1] == 0:
         raise InputError("no Hallmark set has 10 genes in this database to measure a curve with")
     kind, method = space.facts["kind"], space.facts["method"]

@@ -168,6 +168,30 @@ def groups_where(database: Database, pairs: Pairs, rule: str) -> frozenset[str]:
     return frozenset(groups)
 
 
+def constant_columns(pairs: Pairs) -> list[str]:
+    """Notes on slide values and genes that are the same in every pair, so that they teach nothing.
+
+    Raises:
+        SpaceError: nothing varies on one of the two sides.
+    """
+    notes = []
+    for noun, values in (
+        ("slide values", pairs.slides.vectors[np.unique(pairs.slide)]),
+        ("genes", pairs.profiles.vectors[np.unique(pairs.profile)]),
+    ):
+        varies = np.fmax.reduce(values, axis=0) > np.fmin.reduce(values, axis=0)
+        if not varies.any():
+            raise SpaceError(
+                f"all {len(varies)} {noun} are constant over the {len(values)} rows with a pair: "
+                "there is nothing to learn",
+                hint="check the files that were ingested",
+            )
+        if not varies.all():
+            lost = int((~varies).sum())
+            notes.append(f"{lost} of {len(varies)} {noun} are constant or missing in every pair")
+    return notes
+
+
 def _side(database: Database, spec: TableSpec, pair_on: str, split_on: str) -> Side:
     wanted = [spec.key, spec.vector, pair_on, split_on, schema.COHORT, schema.SITE]
     held = database.metadata_columns(spec)

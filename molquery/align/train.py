@@ -18,7 +18,7 @@ from molquery import index, predict, rna
 from molquery.align.cca import CCA, fit_cca
 from molquery.align.inputs import fit_profile_input, fit_slide_input
 from molquery.align.left_out import describe_left_out
-from molquery.align.pairs import Pairs, groups_where, load_pairs
+from molquery.align.pairs import Pairs, constant_columns, groups_where, load_pairs
 from molquery.database import Database
 from molquery.errors import InputError
 from molquery.evaluate import metrics
@@ -111,15 +111,17 @@ def align(
             f"{settings.method} is not an alignment method", hint=f"auto, {', '.join(METHODS)}"
         )
     check_device(device)
-    pairs = load_pairs(database.pinned(), pair_on=settings.pair_on, split_on=settings.split_on)
+    view = database.pinned()
+    pairs = load_pairs(view, pair_on=settings.pair_on, split_on=settings.split_on)
     if settings.hold_out:
-        groups = groups_where(database, pairs, settings.hold_out)
+        groups = groups_where(view, pairs, settings.hold_out)
         pairs = pairs.without(groups, settings.hold_out)
-    return learn(database, pairs, settings, name=name, device=device, progress=progress)
+    return learn(database, view, pairs, settings, name=name, device=device, progress=progress)
 
 
 def learn(
     database: Database,
+    view: Database,
     pairs: Pairs,
     settings: AlignSettings,
     *,
@@ -128,10 +130,13 @@ def learn(
     progress: Progress | None = None,
     facts: Mapping[str, Any] | None = None,
 ) -> AlignReport:
-    """As `align`, from pairs that were chosen already; `facts` are stored beside its own."""
+    """As `align`, from pairs that were chosen already; `facts` are stored beside its own.
+
+    `view` is the database as it was when the pairs were read.
+    """
     tell = progress or (lambda stage, done, total, text: None)
     kind = database.facts(SLIDES)["kind"]
-    notes: list[str] = []
+    notes = constant_columns(pairs)
     if embeddings := rna.held(database):
         notes.append(
             f"learned from the expression; the {embeddings.encoder} embeddings of the profiles are "
@@ -190,7 +195,7 @@ def learn(
         }
         if pairs.left_out:
             tell("predicting held-out", 0, 1, settings.hold_out)
-            told = describe_left_out(database, pairs, final, settings.hold_out)
+            told = describe_left_out(view, pairs, final, settings.hold_out)
             whole["hold_out"] = told
             tell("predicting held-out", 1, 1, settings.hold_out)
         tell("projecting", 0, 2, "slides and profiles")
@@ -366,8 +371,10 @@ def _plan_folds(pairs: Pairs, seed: int, notes: list[str]) -> list[tuple[str, se
     if all(sites) and len(known) >= N_FOLDS:
         held = _scheme(SITE_SCHEME, sites, groups.tolist(), cohorts, seed)
         return plan + [(scheme, fold | _others_of_sites(pairs, fold)) for scheme, fold in held]
-    some_known = f"{len(known)} sites are known, and not of every pair"
-    notes.append(f"no folds by site: {some_known if known else 'the slides name no site'}")
+    why = "the slides name no site" if not known else f"{len(known)} sites are known"
+    if known:
+        why += ", and not of every pair" if not all(sites) else f"; folds need {N_FOLDS}"
+    notes.append(f"no folds by site: {why}")
     return plan
 
 

@@ -18,7 +18,7 @@ LEVEL = 0.9
 #: A cohort's own errors bound it from this many patients on; 9 is the least that 90 % can use.
 MIN_PATIENTS = 20
 #: Share of ordinary slides that are flagged as unlike the training slides.
-FALSE_ALARM = 0.02
+FALSE_ALARM = 0.03
 
 
 def random_sets(

@@ -159,7 +159,7 @@ class Engine:
         for cohort in np.unique(self.cohorts[rows]):
             mine = rows & (self.cohorts == cohort)
             out = int((mine & self.out_of_domain).sum())
-            if out >= 5 and out > 5 * calibrate.FALSE_ALARM * mine.sum():
+            if out >= 5 and out > 3 * calibrate.FALSE_ALARM * mine.sum():
                 notes.append(
                     f"{out} of {int(mine.sum())} slides of {cohort or 'no cohort'} are unlike "
                     "those that the model has learned from (of ordinary slides about "
@@ -365,6 +365,7 @@ class Engine:
             database=str(self.database.path),
             molquery=__version__,
             table_versions=dict(self.versions),
+            version=self.version,
             space=DEFAULT_SPACE,
             space_id=self.space_id,
             method=method,

@@ -43,8 +43,8 @@ class Explanation:
         basis, domain: as in a ranking (`molquery.query.search.COLUMNS`).
         neighbour_part, feature_part, level: the three sum to the score. `level` is the share of
             the ridge in what an average training slide gets.
-        neighbours: one row per reference profile with weight, largest contribution first:
-            profile_id, patient_id, cohort, weight, measured (its score), contribution.
+        neighbours: one row per reference profile with weight (none in an unseen cohort), largest
+            contribution first: profile_id, patient_id, cohort, weight, measured, contribution.
         genes: one row per gene of the signature: gene, weight, neighbours_z (mean z in the
             neighbours, weighted), contribution. The contributions sum to the score.
         features: one row per slide feature: feature, value (as ingested), z (as the ridge sees
@@ -139,7 +139,7 @@ def explain(
     measured = reference.matrix([(match.positions, match.weights)])
     share = float(operator.soft_share[row])
 
-    used = operator.neighbours[row] >= 0
+    used = (operator.neighbours[row] >= 0) & (share > 0)
     near: Ints = operator.neighbours[row][used].astype(np.int64)
     weight = operator.weights[row][used].astype(np.float64)
     neighbour_terms = share * weight * measured[near, 0]
@@ -183,7 +183,7 @@ def explain(
     mask[row] = True
     notes += engine.unseen_note(mask)
     if share == 0:
-        notes.append("neighbours have no weight here: the ridge alone predicts an unseen cohort")
+        notes.append("no neighbours: in an unseen cohort slide features alone predict")
     if engine.facts["kind"] != FEATURES_KIND:
         notes.append("dimensions of a neural embedding have no meaning of their own")
     return Explanation(

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from molquery import schema, stratify
+from molquery import stratify
 from molquery.errors import ColumnError, InputError, some
 from molquery.predict import COHORT_SCHEME
 from molquery.query import calibrate
@@ -266,8 +266,7 @@ def columns_of(engine: Engine, names: Sequence[str]) -> dict[str, list[Any]]:
     """Metadata columns of all slides as Python values."""
     if not names:
         return {}
-    dataset = engine.database.dataset(SLIDES, engine.versions[SLIDES.name])
-    held = [c for c in dataset.schema.names if not schema.is_internal(c)]
+    held = engine.database.metadata_columns(SLIDES)
     unknown = [n for n in names if n not in held]
     if unknown:
         import difflib
@@ -277,7 +276,7 @@ def columns_of(engine: Engine, names: Sequence[str]) -> dict[str, list[Any]]:
             f"slides have no column {some(unknown)}", found=some(held, 30),
             hint=near[0] if near else "molquery ingest metadata FILE --on patient_id",
         )  # fmt: skip
-    table = engine.database.read(SLIDES, list(names), dataset=dataset)
+    table = engine.database.read(SLIDES, list(names))
     return {name: table[name].to_pylist() for name in names}
 
 

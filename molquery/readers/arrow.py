@@ -54,5 +54,11 @@ READER = Reader(
             "`.arrow`, `.feather`: the same",
             "slides.feather --id slide_id --encoder titan",
         ),
+        Input(
+            "Any matrix (Arrow, Feather)",
+            "`.arrow`, `.feather`: the same",
+            "matrix.feather",
+            "profiles",
+        ),
     ),
 )

@@ -99,17 +99,21 @@ class Options:
 
 @dataclass(frozen=True, slots=True)
 class Input:
-    """What one tool writes, and how it is taken in: a row of `docs/inputs.md`.
+    """What one tool writes, and how it is taken in: a section of `docs/inputs.md`.
 
     Attributes:
         tool: the tool, as its users call it.
         layout: the folders and files that it writes.
-        arguments: what follows `molquery ingest slides`.
+        arguments: what follows `molquery ingest slides`, or the other command.
+        kind: 'slides', 'profiles', 'embeddings' (of an RNA model) or 'metadata'.
+        notes: sentences on what is read and what is not.
     """
 
     tool: str
     layout: str
     arguments: str
+    kind: str = "slides"
+    notes: str = ""
 
 
 @dataclass(frozen=True, slots=True)

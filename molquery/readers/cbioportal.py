@@ -12,7 +12,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from molquery.readers import body, delimited
-from molquery.readers.base import Options, Profiles, Reader
+from molquery.readers.base import Input, Options, Profiles, Reader
 from molquery.readers.orientation import ROWS
 from molquery.readers.profile_table import profiles_from_table
 
@@ -51,4 +51,18 @@ def load(path: Path, options: Options) -> Profiles:
     )
 
 
-READER = Reader("cBioPortal expression", sniff, load)
+READER = Reader(
+    "cBioPortal expression",
+    sniff,
+    load,
+    (
+        Input(
+            "cBioPortal",
+            "`data_mrna_seq_v2_rsem.txt`: `Hugo_Symbol`, `Entrez_Gene_Id`, samples",
+            "data_mrna_seq_v2_rsem.txt --scale counts",
+            "profiles",
+            "Rows without a known symbol go by their Entrez id. Files of z-scores are told by "
+            "their values.",
+        ),
+    ),
+)

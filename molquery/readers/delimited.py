@@ -257,5 +257,31 @@ READER = Reader(
             "`.csv`, `.tsv`, also gzip: ids, and a numeric column per dimension",
             "slides.csv --id slide_id --encoder titan",
         ),
+        Input(
+            "UCSC Xena",
+            "a genomic matrix: genes in rows, barcodes in columns",
+            "matrix.tsv.gz",
+            "profiles",
+            "log2(x + 0.001) is refused: it is not log2(x + 1).",
+        ),
+        Input(
+            "Any matrix (CSV, TSV)",
+            "`.csv`, `.tsv`, also gzip, samples in rows or in columns",
+            "matrix.csv",
+            "profiles",
+        ),
+        Input(
+            "cBioPortal clinical",
+            "`data_clinical_*.txt`, with its lines of `#`",
+            "data_clinical_patient.txt",
+            "metadata",
+        ),
+        Input(
+            "UCSC Xena clinical, GDC clinical",
+            "the clinical matrix or table",
+            "clinical.tsv",
+            "metadata",
+            "`'--` and `[Not Available]` are missing values.",
+        ),
     ),
 )

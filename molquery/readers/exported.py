@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from molquery.errors import FileFormatError
 from molquery.readers import columns, parquet
-from molquery.readers.base import Options, Profiles, Reader, Slides
+from molquery.readers.base import Input, Options, Profiles, Reader, Slides
 from molquery.readers.guard import reading
 from molquery.readers.slide_table import slides_from_table
 from molquery.schema import EMBEDDING, PROFILES, SLIDES, TableSpec
@@ -99,5 +99,17 @@ def _matrix(column: pa.ChunkedArray, dim: int) -> Matrix:
     return out
 
 
-SLIDES_READER = Reader("molquery export", _sniff_slides, load_slides)
-PROFILES_READER = Reader("molquery export", _sniff_profiles, load_profiles)
+SLIDES_READER = Reader(
+    "molquery export",
+    _sniff_slides,
+    load_slides,
+    (Input("molquery export, slides", "`slides.parquet` of an export, with all that it says",
+           "exported/slides.parquet"),),
+)  # fmt: skip
+PROFILES_READER = Reader(
+    "molquery export",
+    _sniff_profiles,
+    load_profiles,
+    (Input("molquery export, profiles", "`profiles.parquet` of an export, with all that it says",
+           "exported/profiles.parquet", "profiles"),),
+)  # fmt: skip

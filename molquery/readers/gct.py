@@ -13,11 +13,12 @@ import pyarrow as pa
 
 from molquery.errors import FileFormatError, some
 from molquery.readers import body, columns, orientation
-from molquery.readers.base import Options, Profiles, Reader
+from molquery.readers.base import Input, Options, Profiles, Reader
 from molquery.readers.profile_table import finish
 
 WHAT = "a GCT file"
-MISSING = ("", "na", "nan", "-666", "-666.0")
+NUMBER = r"-?(0|[1-9]\d*)(\.\d+)?([eE][+-]?\d{1,3})?"
+MISSING = {*(null.lower() for null in body.NULLS), "-666", "-666.0"}
 
 
 def sniff(_: Path, head: bytes) -> bool:
@@ -93,8 +94,19 @@ def _metadata(facts: list[list[str]], start: int, ids: tuple[str, ...]) -> pa.Ta
         values = [v.strip() for v in row[start : start + len(ids)]]
         values += [""] * (len(ids) - len(values))
         present = [None if v.lower() in MISSING else v for v in values]
-        held[row[0].strip() or f"column_{len(held) + 1}"] = pa.array(present, pa.string())
+        held[row[0].strip() or f"column_{len(held) + 1}"] = _typed(present)
     return pa.table(held) if held else pa.table({"id": pa.array(ids)}).select([])
+
+
+def _typed(values: list[str | None]) -> pa.Array:
+    """Numbers where every value is one; an id such as 007 is none."""
+    texts = pa.array(values, pa.string())
+    present = [v for v in values if v is not None]
+    if present and all(re.fullmatch(r"-?(0|[1-9]\d{0,14})", v) for v in present):
+        return texts.cast(pa.int64())
+    if present and all(re.fullmatch(NUMBER, v) for v in present):
+        return texts.cast(pa.float64())
+    return texts
 
 
 def _stripped(column: pa.ChunkedArray) -> list[str]:
@@ -109,4 +121,16 @@ def _cut(path: Path, promised: str, there: str) -> FileFormatError:
     )
 
 
-READER = Reader("GCT 1.2/1.3", sniff, load)
+READER = Reader(
+    "GCT 1.2/1.3",
+    sniff,
+    load,
+    (
+        Input(
+            "GCT (GTEx, LINCS, GenePattern)", "`.gct` of version 1.2 or 1.3", "file.gct",
+            "profiles",
+            "Facts about samples become metadata; -666 is missing; the dimensions that the file "
+            "states must hold.",
+        ),
+    ),
+)  # fmt: skip

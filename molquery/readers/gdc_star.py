@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from molquery.errors import FileFormatError, InputError
 from molquery.readers import body, samples
-from molquery.readers.base import Options, Profiles, Reader
+from molquery.readers.base import Input, Options, Profiles, Reader
 
 WHAT = "a GDC STAR counts file"
 HEADER = "gene_id\tgene_name\tgene_type\tunstranded"
@@ -53,4 +53,20 @@ def load(path: Path, options: Options) -> Profiles:
     return body.one_sample(path, WHAT, (name, facts), table, notes, scale)
 
 
-READER = Reader("GDC STAR counts", sniff, load)
+READER = Reader(
+    "GDC STAR counts",
+    sniff,
+    load,
+    (
+        Input(
+            "GDC (STAR counts)",
+            "a download of `gdc-client`: `<uuid>/<file>.rna_seq.augmented_star_gene_counts.tsv`",
+            "gdc/",
+            "profiles",
+            "Put `gdc_sample_sheet.tsv` in the folder (or `--samples FILE`): it names samples, "
+            "patients and projects. Without one, samples are called like their files, and the "
+            "report says so. TPM is read; `--scale counts` or `--scale fpkm` reads another "
+            "column. `N_*` rows are dropped.",
+        ),
+    ),
+)

@@ -263,4 +263,23 @@ SLIDES = Reader(
         ),
     ),
 )
-PROFILES = Reader("AnnData (.h5ad)", sniff, load_profiles)
+PROFILES = Reader(
+    "AnnData (.h5ad)",
+    sniff,
+    load_profiles,
+    (
+        Input(
+            "AnnData, scanpy",
+            "`.h5ad`, one sample per obs, genes in var",
+            "rna.h5ad",
+            "profiles",
+            "`--layer` reads a layer instead of `X`, `--gene-column` names a column of var.",
+        ),
+        Input(
+            "BulkFormer, scGPT and others, in AnnData",
+            "a key of `obsm`",
+            "rna.h5ad --encoder bulkformer --vector X_bulkformer",
+            "embeddings",
+        ),
+    ),
+)

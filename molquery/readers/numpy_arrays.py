@@ -180,6 +180,9 @@ NPY_READER = Reader(
               "slides.npy --encoder titan"),
         Input("NumPy, one file a slide", "`<slide>.npy` of shape (d,)",
               "vectors/ --encoder titan"),
+        Input("The same, in NumPy", "`bulkformer.npy` (n, d) and `bulkformer.txt`, an id a line",
+              "bulkformer.npy --encoder bulkformer", "embeddings",
+              "Every other format of slide vectors is read as well."),
     ),
 )  # fmt: skip
 NPZ_READER = Reader(

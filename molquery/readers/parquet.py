@@ -40,5 +40,12 @@ READER = Reader(
             "`.parquet`: ids, and a list column or a numeric column per dimension",
             "slides.parquet --id slide_id --encoder titan",
         ),
+        Input(
+            "Any matrix (Parquet)",
+            "`.parquet`, samples in rows or in columns",
+            "matrix.parquet",
+            "profiles",
+        ),
+        Input("Any table (Parquet)", "`.parquet`", "clinical.parquet --on patient_id", "metadata"),
     ),
 )

@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from molquery.errors import InputError
 from molquery.readers import body, samples
-from molquery.readers.base import Options, Profiles, Reader
+from molquery.readers.base import Input, Options, Profiles, Reader
 
 WHAT = "an RSEM genes.results file"
 COLUMNS = {"tpm": "TPM", "counts": "expected_count", "fpkm": "FPKM"}
@@ -38,4 +38,15 @@ def load(path: Path, options: Options) -> Profiles:
     return body.one_sample(path, WHAT, (name, facts), table, notes, scale)
 
 
-READER = Reader("RSEM genes.results", sniff, load)
+READER = Reader(
+    "RSEM genes.results",
+    sniff,
+    load,
+    (
+        Input(
+            "RSEM", "`<sample>.genes.results`", "rsem/", "profiles",
+            "Ids may be `ENSG…_SYMBOL`. TPM is read; `--scale counts` or `--scale fpkm` reads "
+            "another column.",
+        ),
+    ),
+)  # fmt: skip

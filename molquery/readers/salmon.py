@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from molquery.errors import ColumnError, FileFormatError, InputError, some
 from molquery.readers import body, columns, orientation, samples
-from molquery.readers.base import Options, Profiles, Reader
+from molquery.readers.base import Input, Options, Profiles, Reader
 
 WHAT = "a salmon quant.sf file"
 COLUMNS = {"tpm": "TPM", "counts": "NumReads"}
@@ -102,4 +102,18 @@ def _tx2gene(path: Path, _: bool) -> dict[str, str]:
     return found
 
 
-READER = Reader("salmon quant.sf", sniff, load)
+READER = Reader(
+    "salmon quant.sf",
+    sniff,
+    load,
+    (
+        Input(
+            "salmon",
+            "`<sample>/quant.sf`",
+            "quants/ --tx2gene tx2gene.tsv",
+            "profiles",
+            "GENCODE's transcript names hold the gene and need no table. TPM is read; "
+            "`--scale counts` reads the counts.",
+        ),
+    ),
+)
