@@ -258,7 +258,7 @@ def parse_rule(text: str) -> Rule:
     conditions = []
     for part in re.split(r"\s+and\s+", body, flags=re.IGNORECASE):
         found = re.fullmatch(r"(.+?)\s+(\S+)", part.strip())
-        if not found:
+        if not found or found.group(2).lower() == "and":
             raise InputError(f"{part.strip()!r} is no condition of a rule", found=text, hint=usage)
         conditions.append((found.group(1), found.group(2)))
     return Rule(label, tuple(conditions))
@@ -382,7 +382,8 @@ def _mixture(
         )
     # In units of their own spread, so that scikit-learn's floor of variances means the same always.
     centre, scale = float(scores.mean()), float(scores.std())
-    x = ((scores - centre) / scale)[:, None]
+    # Sorted, so that the order of the rows does not matter.
+    x = (np.sort(scores - centre) / scale)[:, None]
 
     def fit(count: int) -> Any:
         # Started from the quantiles and not at random: the same scores, the same cut.

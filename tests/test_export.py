@@ -150,15 +150,19 @@ def test_parquet_keeps_types_and_provenance(tmp_path):
 @pytest.mark.parametrize("format", [f.name for f in export.FORMATS])
 def test_every_format_has_a_sidecar_and_refuses_to_overwrite(tmp_path, format):
     target = tmp_path / "out.x"
-    export.write(example(), PROVENANCE, target, format)
+    places = {"x": pa.array([1.0, 2.0, 3.0, 4.0]), "y": pa.array([0.0] * 4)}
+    table = example().slice(0, 4)
+    for name, values in places.items():
+        table = table.append_column(name, values)
+    export.write(table, PROVENANCE, target, format)
     beside = tmp_path / "out.x.provenance.json"
     assert json.loads(beside.read_text("utf-8")) == PLAIN
     before = target.read_bytes()
     with pytest.raises(OutputError, match="exists already"):
-        export.write(example().slice(0, 1), {"other": 1}, target, format)
+        export.write(table.slice(0, 1), {"other": 1}, target, format)
     assert target.read_bytes() == before
     assert json.loads(beside.read_text("utf-8")) == PLAIN
-    export.write(example().slice(0, 1), {"other": 1}, target, format, overwrite=True)
+    export.write(table.slice(0, 1), {"other": 1}, target, format, overwrite=True)
     assert target.read_bytes() != before
     assert json.loads(beside.read_text("utf-8")) == {"other": 1}
     assert sorted(p.name for p in tmp_path.iterdir()) == ["out.x", "out.x.provenance.json"]

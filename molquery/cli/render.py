@@ -96,6 +96,25 @@ def tests_table(associations: Any) -> pa.Table:
     return pa.Table.from_pylist(rows, schema=pa.schema(fields))
 
 
+def emit_batches(batches: Any, target: Path, *, overwrite: bool) -> None:
+    """Write scores to a Parquet file as they are computed."""
+    from molquery import export
+
+    def told_rows(tell: Tell) -> Iterator[Any]:
+        done = 0
+        for batch in batches.rows:
+            tell("scoring slides", done, batches.n_rows)
+            yield batch
+            done += batch.num_rows
+        tell("scoring slides", done, batches.n_rows)
+
+    with progress_bar() as tell:
+        export.write_batches(
+            told_rows(tell), batches.schema, told(batches.provenance), target, overwrite=overwrite
+        )
+    say(f"{batches.n_rows} rows written to {target}")
+
+
 def emit_study(
     engine: Any,
     signatures: Sequence[Any],
@@ -116,15 +135,15 @@ def emit_study(
     name = study_id or re.sub(r"[^a-z0-9_]+", "_", output.name.lower()).strip("_") or "molquery"
     study, provenance, notes = study_of(engine, signatures, study_id=name, **options)
     changed = cbioportal.write(study, told(provenance), output, overwrite=overwrite)
-    click.echo(
+    say(
         f"study {name}: {len(study.scored)} slides, {len(study.measured)} samples with RNA, "
         f"{len(study.gene_sets)} gene sets, written to {output}", err=True,
     )  # fmt: skip
     if changed:
         listed = some(f"{what} {old} -> {new}" for what, old, new in changed)
-        click.echo(f"{len(changed)} ids were changed, all in {cbioportal.IDS}: {listed}", err=True)
+        say(f"{len(changed)} ids were changed, all in {cbioportal.IDS}: {listed}")
     for line in (*caption, *notes_lines(notes)):
-        click.echo(line, err=True)
+        say(line)
 
 
 def emit_tests(
@@ -138,7 +157,7 @@ def emit_tests(
         kind = export.guess(target)
         name = kind.name if kind else "tsv"
         export.write(table, told(provenance), target, name, overwrite=overwrite)
-        click.echo(f"{table.num_rows} tests written to {target}", err=True)
+        say(f"{table.num_rows} tests written to {target}")
     constant = {
         name for name in ("strata", "cohort", "note", "events")
         if len(set(table[name].to_pylist())) == 1

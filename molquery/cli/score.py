@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
 from molquery.cli.options import (
     method_option,
     open_engine,
-    output_options,
     scoring_option,
+    study_options,
     where_option,
 )
-from molquery.cli.render import emit, notes_lines
+from molquery.cli.render import emit, emit_batches, emit_study, notes_lines, say
+
+_TITLE = "H&E-predicted scores, for research use only"
 
 
 @click.command(
@@ -29,7 +32,7 @@ from molquery.cli.render import emit, notes_lines
     help="Add SET_low and SET_high, the 90 % prediction interval, and each slide's domain.",
 )
 @click.option("--min-genes", type=click.IntRange(1), default=5, show_default=True)
-@output_options
+@study_options
 @click.pass_context
 def score(
     ctx: click.Context,
@@ -39,6 +42,8 @@ def score(
     scoring: str,
     intervals: bool,
     min_genes: int,
+    study_id: str | None,
+    cancer_type: str,
     format_: str | None,
     output: Path | None,
     overwrite: bool,
@@ -47,30 +52,45 @@ def score(
 
     GMT, GMX, Enrichr, MSigDB JSON and decoupler nets are read; columns are in the file's order.
     """
+    from molquery.files import refuse_existing
     from molquery.genesets.read import read_sets
 
+    refuse_existing([output], overwrite=overwrite)
     signatures = read_sets(gmt)
     engine = open_engine(ctx)
-    from molquery.query.cohort import score as run
+    from molquery.query import batch, cohort
 
-    scores = run(
-        engine,
-        signatures,
-        where=where,
-        method=method,
-        scoring=scoring,
-        intervals=intervals,
-        min_genes=min_genes,
-    )
-    skipped = [f"{name} ({why})" for name, why in scores.skipped.items()]
-    caption = ["H&E-predicted scores, for research use only"]
-    caption += [f"{len(signatures) - len(skipped)} of {len(signatures)} gene sets scored"]
-    caption += [f"Skipped: {line}" for line in skipped]
-    emit(
-        scores.table,
-        provenance=scores.provenance,
-        format_=format_,
-        output=output,
-        overwrite=overwrite,
-        caption=[*caption, *notes_lines(scores.notes)],
-    )
+    streamed = (
+        format_ in (None, "parquet") and not intervals and method in batch.METHODS
+        and output is not None and (format_ or output.suffix) in ("parquet", ".parquet", ".pq")
+    )  # fmt: skip
+    options: dict[str, Any] = {
+        "where": where,
+        "method": method,
+        "scoring": scoring,
+        "min_genes": min_genes,
+    }
+    if format_ == "cbioportal":
+        emit_study(
+            engine, signatures, study_id=study_id, cancer_type=cancer_type, output=output,
+            overwrite=overwrite, caption=[_TITLE], **options,
+        )  # fmt: skip
+        return
+    scores: Any
+    if streamed and output is not None:
+        scores = batch.score_batches(engine, signatures, **options)
+        emit_batches(scores, output, overwrite=overwrite)
+    else:
+        scores = cohort.score(engine, signatures, intervals=intervals, **options)
+        emit(
+            scores.table, provenance=scores.provenance, format_=format_, output=output,
+            overwrite=overwrite,
+        )  # fmt: skip
+    caption = [
+        _TITLE,
+        f"{len(signatures) - len(scores.skipped)} of {len(signatures)} gene sets scored",
+        *(f"Skipped: {name} ({why})" for name, why in scores.skipped.items()),
+        *notes_lines(scores.notes),
+    ]
+    for line in caption:
+        say(line)

@@ -8,7 +8,7 @@ cells in CSV and TSV and null in JSON, which has no infinity either; Parquet kee
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ __all__ = [
     "to_json",
     "to_text",
     "write",
+    "write_batches",
     "write_json",
 ]
 
@@ -82,6 +83,25 @@ def write(
     with atomic_path(sidecar(target)) as beside, atomic_path(target, overwrite=overwrite) as path:
         beside.write_text(text, encoding="utf-8", newline="\n")
         chosen.write(table, provenance, path)
+
+
+def write_batches(
+    rows: Iterable[pa.RecordBatch],
+    schema: pa.Schema,
+    provenance: Mapping[str, Any],
+    target: Path,
+    *,
+    overwrite: bool = False,
+) -> None:
+    """Write batches of rows to a Parquet file as they come; as `write` in all else.
+
+    Raises:
+        OutputError: `target` exists and `overwrite` is false, or it cannot be written.
+    """
+    text = to_json(provenance)
+    with atomic_path(sidecar(target)) as beside, atomic_path(target, overwrite=overwrite) as path:
+        beside.write_text(text, encoding="utf-8", newline="\n")
+        parquet.write_batches(rows, schema, provenance, path)
 
 
 def to_text(table: pa.Table, format: str) -> str:
