@@ -14,9 +14,7 @@ from molquery.errors import InputError
 from molquery.evaluate.metrics import (
     auc,
     benjamini_hochberg,
-    bootstrap,
     empirical_p,
-    intervals,
     optional,
     pearson,
     percentile_rank,
@@ -24,9 +22,7 @@ from molquery.evaluate.metrics import (
     ranks,
     retrieval,
     retrieval_from_ranks,
-    retrieval_intervals,
     spearman,
-    within,
     within_cohort_r,
 )
 
@@ -116,17 +112,6 @@ def test_retrieval_refuses_nan_and_unlike_shapes():
         ranks([[np.nan, 1.0]], [[True, False]])
     with pytest.raises(InputError, match="alike"):
         ranks([[0.1, 1.0]], [[True]])
-
-
-def test_retrieval_intervals_hold_the_estimate():
-    rng = np.random.default_rng(3)
-    n = 120
-    similarity = rng.normal(size=(n, n)) + 2 * np.eye(n)
-    found = ranks(similarity, np.eye(n, dtype=bool))
-    estimate = retrieval_from_ranks(found)
-    patients = [f"p{i // 2}" for i in range(n)]
-    for name, (low, high) in retrieval_intervals(found, patients, n=200).items():
-        assert low <= getattr(estimate, name) <= high
 
 
 def test_correlations_match_scipy_and_sklearn():
@@ -239,64 +224,3 @@ def test_percentile_rank_of_columns_and_nan():
     result = percentile_rank(table)
     np.testing.assert_allclose(result[:, 0], [100 / 6, 50, 500 / 6])
     np.testing.assert_allclose(result[:, 1], [50, np.nan, 50])
-
-
-def test_within_applies_to_each_group():
-    values = [1.0, 10.0, 2.0, 20.0, 7.0]
-    groups = ["a", "b", "a", "b", None]
-    np.testing.assert_allclose(within(values, groups, percentile_rank), [25, 25, 75, 75, 50])
-    with pytest.raises(InputError, match="differ"):
-        within(values, groups[:2], percentile_rank)
-
-
-def test_bootstrap_of_a_mean_is_near_the_normal_interval_and_deterministic():
-    values = np.random.default_rng(5).normal(3, 1, size=400)
-    patients = np.arange(400).astype(str)
-    low, high = bootstrap(values, patients, seed=1)
-    error = values.std(ddof=1) / np.sqrt(400)
-    assert low == pytest.approx(values.mean() - 1.96 * error, abs=0.25 * error)
-    assert high == pytest.approx(values.mean() + 1.96 * error, abs=0.25 * error)
-    assert bootstrap(values, patients, seed=1) == (low, high)
-    assert bootstrap(values, patients, seed=2) != (low, high)
-    shuffled = np.random.default_rng(0).permutation(400)
-    assert bootstrap(values[shuffled], patients[shuffled], seed=1) == pytest.approx((low, high))
-
-
-def test_bootstrap_draws_whole_groups():
-    groups = ["a", "b", "a", "c", "c", "c"]
-    members = {"a": {0, 2}, "b": {1}, "c": {3, 4, 5}}
-
-    def check(rows):
-        times = np.bincount(rows, minlength=6)
-        for rows_of in members.values():
-            assert len({times[i] for i in rows_of}) == 1
-        assert sum(times[min(rows_of)] for rows_of in members.values()) == 3
-        return 0.0
-
-    assert bootstrap(check, groups, n=50) == (0.0, 0.0)
-
-
-def test_copies_of_a_patient_do_not_narrow_the_interval():
-    values = np.random.default_rng(6).normal(size=50)
-    patients = np.arange(50)
-    once = bootstrap(values, patients)
-    assert bootstrap(np.repeat(values, 9), np.repeat(patients, 9)) == pytest.approx(once)
-
-
-def test_bootstrap_without_an_answer_is_nan():
-    assert np.isnan(bootstrap([1.0, 2.0], ["a", "a"])).all()
-    assert np.isnan(bootstrap(lambda rows: float("nan"), ["a", "b"], n=5)).all()
-    with pytest.raises(InputError, match="at least one row"):
-        intervals(lambda rows: np.zeros(1), [])
-    with pytest.raises(InputError, match="differ"):
-        bootstrap([1.0], ["a", "b"])
-
-
-def test_intervals_of_many_columns_equal_those_of_each():
-    x, y = random_columns()
-    patients = [f"p{i % 30}" for i in range(60)]
-    low, high = intervals(lambda rows: pearson(x[rows], y[rows]), patients, n=100)
-    one = bootstrap(lambda rows: float(pearson(x[rows, 2], y[rows, 2])), patients, n=100)
-    assert (low[2], high[2]) == pytest.approx(one)
-    assert (low <= pearson(x, y)).all()
-    assert (pearson(x, y) <= high).all()

@@ -7,7 +7,7 @@ held out is decided in `splits`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any, TypeAlias
 
@@ -109,7 +109,7 @@ class Ranks:
 def ranks(
     similarity: npt.ArrayLike, positives: npt.ArrayLike, *, allowed: npt.ArrayLike | None = None
 ) -> Ranks:
-    """The standing of the best positive of every query, for `retrieval_from_ranks` and intervals.
+    """The standing of the best positive of every query, for `retrieval_from_ranks` and `resample`.
 
     Args:
         similarity: (nq, ng), higher is closer.
@@ -171,23 +171,6 @@ def retrieval_from_ranks(found: Ranks) -> Retrieval:
         round(float(found.gallery.mean())),
         **{name: float(value) for name, value in zip(_SUMMARY, values, strict=True)},
     )
-
-
-def retrieval_intervals(
-    found: Ranks, groups: Labels, *, n: int = 1000, seed: int = 0
-) -> dict[str, tuple[float, float]]:
-    """95 % bootstrap intervals of the rates in `Retrieval`, by field name.
-
-    Args:
-        found: the answer of `ranks`.
-        groups: patients of all the nq queries that `ranks` was given.
-        n: number of resamples.
-        seed: of the resampling.
-    """
-    table = _per_query(found)
-    own = np.asarray(groups)[found.query]
-    low, high = intervals(lambda rows: _summary(table[rows]), own, n=n, seed=seed)
-    return {name: (float(low[i]), float(high[i])) for i, name in enumerate(_SUMMARY)}
 
 
 _SUMMARY = ("recall1", "recall5", "recall10", "median_rank", "mrr", "chance10", "fold10")
@@ -347,96 +330,6 @@ def benjamini_hochberg(p: npt.ArrayLike) -> Float:
     q = np.empty(n)
     q[order] = np.minimum(np.minimum.accumulate(steps[::-1])[::-1], 1.0)
     return q
-
-
-def within(values: npt.ArrayLike, groups: Labels, function: Callable[[Float], Float]) -> Float:
-    """`function` applied to the rows of each group by itself, back in the order of the rows.
-
-    `function` keeps the shape of what it is given, like `percentile_rank`; rows without a group
-    (None) stand together as one group.
-    """
-    numbers = np.asarray(values, dtype=np.float64)
-    labels = _labels(groups, len(numbers))
-    result = np.full(numbers.shape, np.nan)
-    for group in set(labels.tolist()):
-        rows = np.array([label == group for label in labels], dtype=bool)
-        result[rows] = function(numbers[rows])
-    return result
-
-
-# Intervals
-
-
-def bootstrap(
-    values: npt.ArrayLike | Callable[[Ints], float],
-    groups: Labels,
-    *,
-    n: int = 1000,
-    seed: int = 0,
-) -> tuple[float, float]:
-    """The 95 % percentile interval of a mean, or of any statistic, resampling whole groups.
-
-    Args:
-        values: (rows,) numbers whose mean is wanted, or a function from row numbers (with
-            repeats) to a number.
-        groups: (rows,) patients; all rows of a patient are drawn together.
-        n: number of resamples.
-        seed: of the resampling.
-
-    Returns:
-        low and high; NaN with fewer than two groups. Resamples in which the statistic is NaN are
-        left out.
-
-    Example:
-        >>> bootstrap([0.0, 0.0, 1.0, 1.0], ["a", "b", "c", "d"])
-        (0.0, 1.0)
-    """
-    if callable(values):
-        statistic = values
-    else:
-        numbers = np.asarray(values, dtype=np.float64)
-        if numbers.shape != (len(groups),):
-            raise InputError("values and groups differ", found=f"{numbers.shape}, {len(groups)}")
-
-        def statistic(rows: Ints) -> float:
-            return float(numbers[rows].mean())
-
-    low, high = intervals(lambda rows: np.atleast_1d(statistic(rows)), groups, n=n, seed=seed)
-    return float(low[0]), float(high[0])
-
-
-def intervals(
-    statistic: Callable[[Ints], Float], groups: Labels, *, n: int = 1000, seed: int = 0
-) -> tuple[Float, Float]:
-    """`bootstrap` of a statistic with several values: row numbers -> (s,); low (s,) and high (s,).
-
-    All values share the resamples, so that one pass serves a whole collection of gene sets.
-
-    Raises:
-        InputError: there are no rows.
-    """
-    if len(groups) == 0:
-        raise InputError("an interval needs at least one row")
-    _, codes, counts = np.unique([str(g) for g in groups], return_inverse=True, return_counts=True)
-    order = np.argsort(codes, kind="stable")
-    starts = np.cumsum(counts) - counts
-    if len(counts) < 2:
-        nothing = np.full(np.shape(statistic(order)), np.nan)
-        return nothing, nothing.copy()
-    rng = np.random.default_rng(seed)
-    replicates = []
-    for _ in range(n):
-        drawn = rng.integers(len(counts), size=len(counts))
-        lengths = counts[drawn]
-        offsets = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-        replicates.append(statistic(order[np.repeat(starts[drawn], lengths) + offsets]))
-    table = np.stack(replicates).astype(np.float64)
-    bounds = np.full((2, table.shape[1]), np.nan)
-    for j in range(table.shape[1]):
-        known = table[~np.isnan(table[:, j]), j]
-        if len(known):
-            bounds[:, j] = np.quantile(known, (0.025, 0.975))
-    return bounds[0], bounds[1]
 
 
 # Helpers

@@ -22,7 +22,7 @@ from molquery.genesets import collections
 from molquery.predict import COHORT_SCHEME, PATIENT_SCHEME, SITE_SCHEME, read_rows
 from molquery.query import baselines, calibrate, folds, methods, refit, validation
 from molquery.query.engine import Engine
-from molquery.query.folds import DIRECTIONS, OURS, SCOPES, SchemeResult, Standing
+from molquery.query.folds import DIRECTIONS, OURS, SCOPES, FoldResult, Standing
 from molquery.query.tasks import Tasks
 from molquery.records import Provenance
 from molquery.reference import Scored
@@ -293,29 +293,27 @@ def _spectrum_sets(engine: Engine) -> Scored:
     )
 
 
-def _over_folds(engine: Engine, scores: Float, tell: Progress) -> dict[str, SchemeResult]:
-    """Retrieval and baselines of every scheme of folds."""
+def _over_folds(engine: Engine, scores: Float, tell: Progress) -> dict[str, list[FoldResult]]:
+    """Retrieval and baselines of every fold, by scheme."""
     space = need_space(engine.database)
     slides, profiles = read_rows(engine.database, space)
     engine.prepared  # noqa: B018  computed before the processors are shared out
-    schemes = list(dict.fromkeys(fold.scheme for fold in space.folds))
-    total, finished = len(space.folds), 0
-    stage = "folds and baselines"
-
-    def done() -> None:
-        nonlocal finished
-        finished += 1
-        tell(stage, finished, total, "")
-
+    stage, total = "folds and baselines", len(space.folds)
     tell(stage, 0, total, "")
     results = parallel(
-        lambda s: folds.scheme_result(space, s, slides, profiles, scores, done), schemes
+        lambda fold: folds.fold_result(space, fold, slides, profiles, scores),
+        space.folds,
+        lambda done: tell(stage, done, total, ""),
     )
-    return dict(zip(schemes, results, strict=True))
+    out: dict[str, list[FoldResult]] = {}
+    for fold, result in zip(space.folds, results, strict=True):
+        if result is not None:
+            out.setdefault(fold.scheme, []).append(result)
+    return out
 
 
 def _retrieval(
-    results: Mapping[str, SchemeResult], resamples: Resamples, tell: Progress
+    results: Mapping[str, list[FoldResult]], resamples: Resamples, tell: Progress
 ) -> dict[str, Retrieval]:
     found: dict[str, Retrieval] = {}
     stage, total = "bootstrap", len(results) * len(DIRECTIONS) * len(SCOPES)
@@ -323,14 +321,15 @@ def _retrieval(
         (s, d, c) for s in results for d in DIRECTIONS for c in SCOPES
     ):
         tell(stage, done, total, "retrieval")
-        standings = results[scheme].standings
-        ours = standings.get((direction, scope, OURS))
+        standings = {
+            name: [r.standings[direction, scope, name] for r in results[scheme]
+                   if (direction, scope, name) in r.standings]
+            for name in (OURS, *baselines.LABELS)
+        }  # fmt: skip
+        ours = standings[OURS]
         if not ours:
             continue
-        replicates = {
-            name: _replicates(standings[direction, scope, name], resamples)
-            for name in (OURS, *baselines.LABELS)
-        }
+        replicates = {name: _replicates(parts, resamples) for name, parts in standings.items()}
         key = f"{scheme}.{direction}" + ("" if scope == SCOPES[0] else f".{scope}")
         weight = [len(s.ranks.query) for s in ours]
         gallery = np.average([s.ranks.gallery.mean() for s in ours], weights=weight)
@@ -372,7 +371,7 @@ def _by_cohort(
 def _spectrum(
     engine: Engine,
     scored: Scored,
-    results: Mapping[str, SchemeResult],
+    results: Mapping[str, list[FoldResult]],
     resamples: Resamples,
     settings: Settings,
     tell: Progress,
@@ -397,7 +396,7 @@ def _spectrum(
             if name == OURS:
                 predicted = pairs.predicted(engine.operators[scheme], scored.scores)
             else:
-                predicted = pairs.average(results[scheme].predicted[name])
+                predicted = pairs.average(_gathered(engine, results[scheme], name))
             found, each = _figures(predicted, measured, pairs.cohorts, drawn)
             for figure, values in found.items():
                 if not (name in _FLAT and figure != "r2" and (name, figure) != ("cohort", "r")):
@@ -434,6 +433,14 @@ def _spectrum(
         {m: {f: estimate(medians[OURS][f] - v) for f, v in r.items()}
          for m, r in medians.items() if m != OURS},
     )  # fmt: skip
+
+
+def _gathered(engine: Engine, results: list[FoldResult], name: str) -> Float:
+    """(n_slides, S) what a baseline predicts, NaN for slides that no fold holds out."""
+    out = np.full((len(engine.slide_ids), results[0].predicted[name].shape[1]), np.nan)
+    for result in results:
+        out[result.slides] = result.predicted[name]
+    return out
 
 
 def _figures(
@@ -584,11 +591,12 @@ def _domain(engine: Engine, resamples: Resamples) -> tuple[DomainRow, ...]:
     return tuple(rows)
 
 
-def _geometry(result: SchemeResult) -> dict[str, float | None]:
+def _geometry(results: list[FoldResult]) -> dict[str, float | None]:
     """Means over the folds, weighted by their slides."""
+    weights = [len(result.slides) for result in results]
     return {
-        name: optional(np.average([v for v, _ in parts], weights=[w for _, w in parts]))
-        for name, parts in result.lying.items()
+        name: optional(np.average([result.lying[name] for result in results], weights=weights))
+        for name in results[0].lying
     }
 
 

@@ -6,7 +6,6 @@ their slides nor their RNA.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -16,8 +15,8 @@ from molquery.evaluate.metrics import Ranks
 from molquery.predict import Case, Rows, cases
 from molquery.query import baselines
 from molquery.query.baselines import Gallery
-from molquery.space import SharedSpace
-from molquery.vectors import Float, Strings
+from molquery.space import Fold, SharedSpace
+from molquery.vectors import Float, Ints, Strings
 
 OURS = "molquery"
 DIRECTIONS = ("slide_to_profile", "profile_to_slide")
@@ -36,52 +35,47 @@ class Standing:
 
 
 @dataclass(slots=True)
-class SchemeResult:
-    """What the folds of one scheme gave.
+class FoldResult:
+    """What one fold gave.
 
     Attributes:
-        standings: (direction, scope, method) -> one entry per fold.
-        predicted: baseline -> (n_slides, S), NaN for slides that no fold holds out.
-        lying: figure of the space's geometry -> one (value, weight) per fold.
-        notes: scopes without a single query.
+        slides: positions of the slides that it holds out.
+        standings: (direction, scope, method) -> where partners stand; scopes without a single
+            query are left out.
+        predicted: baseline -> (n_held_out, S) predicted scores of the slides.
+        lying: figures of the space's geometry.
     """
 
-    standings: dict[tuple[str, str, str], list[Standing]] = field(default_factory=dict)
+    slides: Ints
+    standings: dict[tuple[str, str, str], Standing] = field(default_factory=dict)
     predicted: dict[str, Float] = field(default_factory=dict)
-    lying: dict[str, list[tuple[float, int]]] = field(default_factory=dict)
+    lying: dict[str, float] = field(default_factory=dict)
 
 
-def scheme_result(
-    space: SharedSpace,
-    scheme: str,
-    slides: Rows,
-    profiles: Rows,
-    scores: Float,
-    done: Callable[[], None],
-) -> SchemeResult:
-    """Retrieval and baselines over the folds of a scheme (`patient` or `site`).
+def fold_result(
+    space: SharedSpace, fold: Fold, slides: Rows, profiles: Rows, scores: Float
+) -> FoldResult | None:
+    """Retrieval and baselines of a fold; None when nothing that it holds out is there any more.
 
     Args:
         scores: (n_reference, S) measured scores that the baselines predict.
-        done: called when a fold is done.
     """
-    out = SchemeResult()
-    for name in baselines.LABELS:
-        out.predicted[name] = np.full((len(slides.keys), scores.shape[1]), np.nan)
-    for case in cases(space, scheme, slides, profiles):
+    mine = np.isin(slides.groups, sorted(fold.held_out))
+    for case in cases(space, fold.scheme, slides, profiles, mine):
         if case.fold < 0 or len(case.trained) == 0:
             continue
         gallery = Gallery.of(case, slides, profiles)
+        out = FoldResult(gallery.slides)
         _ours(out, case, gallery, slides, profiles)
         found = baselines.answers(case, gallery, slides, profiles, str(space.facts["kind"]))
         for name, answer in found.items():
             _stand(out, name, gallery, slides, profiles, answer.to_profiles, answer.to_slides)
-            out.predicted[name][gallery.slides] = answer.weights @ scores
-        done()
-    return out
+            out.predicted[name] = answer.weights @ scores
+        return out
+    return None
 
 
-def _ours(out: SchemeResult, case: Case, gallery: Gallery, slides: Rows, profiles: Rows) -> None:
+def _ours(out: FoldResult, case: Case, gallery: Gallery, slides: Rows, profiles: Rows) -> None:
     """The space itself: the hubness-corrected cosine for slides, the cosine for profiles."""
     cohorts = slides.cohorts[gallery.slides].tolist()
     x = case.model.project_standardised(case.standard[gallery.slides], cohorts)
@@ -90,21 +84,19 @@ def _ours(out: SchemeResult, case: Case, gallery: Gallery, slides: Rows, profile
     corrected = cosine - case.model.hubness(r)
     _stand(out, OURS, gallery, slides, profiles, corrected, cosine.T)
 
-    def tell(name: str, value: float) -> None:
-        out.lying.setdefault(name, []).append((value, len(x)))
-
     for name, similarity in (("before", cosine), ("after", corrected)):
         counts = geometry.k_occurrence(similarity, _NEIGHBOURS)
-        tell(f"skewness_{name}", geometry.skewness(counts))
-        tell(f"never_{name}", float((counts == 0).mean()))
-        tell(f"largest_{name}", float(counts.max() / len(x)))
-    tell("modality_gap", geometry.modality_gap(x, r))
-    tell("cosine_pairs", float(cosine[gallery.positive].mean()))
-    tell("cosine_others", float(cosine[~gallery.positive].mean()))
+        out.lying[f"skewness_{name}"] = geometry.skewness(counts)
+        out.lying[f"never_{name}"] = float((counts == 0).mean())
+        out.lying[f"largest_{name}"] = float(counts.max() / len(x))
+    out.lying["modality_gap"] = geometry.modality_gap(x, r)
+    others = cosine[~gallery.positive]
+    out.lying["cosine_pairs"] = float(cosine[gallery.positive].mean())
+    out.lying["cosine_others"] = float(others.mean()) if len(others) else float("nan")
 
 
 def _stand(
-    out: SchemeResult,
+    out: FoldResult,
     method: str,
     gallery: Gallery,
     slides: Rows,
@@ -122,4 +114,4 @@ def _stand(
             found = metrics.ranks(similarity, positive, allowed=allowed)
             if len(found.query):
                 standing = Standing(found, rows.groups[at], rows.cohorts[at])
-                out.standings.setdefault((direction, scope, method), []).append(standing)
+                out.standings[direction, scope, method] = standing

@@ -468,17 +468,17 @@ def _spectrum_tables(out: Page, found: Evaluation) -> None:
     site = has_sites(found)
     out.table(
         ["gene set", "genes", "r within cohorts", *(["hospitals held out"] if site else []), "R²",
-         "rank r", "random sets", "specificity", "random as good, %"],
+         "rank r", "specificity", "random as good, %"],
         [
             [short(name), q.n_genes, interval(q.figures["within_r"]),
              *([interval(q.figures.get("site_within_r"))] if site else []),
              interval(q.figures["r2"]), _two(q.spearman),
-             *((_two(q.random.mean), _two(q.random.specificity), f"{100 * q.random.share:.0f}")
-               if q.random else (None, None, None))]
+             *((_two(q.random.specificity), f"{100 * q.random.share:.0f}")
+               if q.random else (None, None))]
             for name, q in found.spectrum.items()
         ],
-        caption="Gene sets. Rank r is Spearman's; random sets: their mean r; specificity: r less "
-        "that mean",
+        caption="Gene sets. Rank r is Spearman's; specificity: r within cohorts less the mean of "
+        "random gene sets",
     )  # fmt: skip
     cohorts = list(next(iter(found.spectrum.values())).by_cohort)
     if len(cohorts) > 1:
