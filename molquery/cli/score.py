@@ -10,6 +10,7 @@ from molquery.cli.options import (
     method_option,
     open_engine,
     output_options,
+    registered_sets,
     scoring_option,
     where_option,
 )
@@ -19,7 +20,7 @@ from molquery.cli.render import emit, notes_lines
 @click.command(
     epilog="\b\nExample:\n  molquery score collection.gmt --format parquet --output scores.parquet"
 )
-@click.argument("gmt", type=click.Path(path_type=Path), metavar="FILE")
+@click.argument("sets", metavar="FILE|COLLECTION")
 @where_option
 @method_option
 @scoring_option
@@ -33,7 +34,7 @@ from molquery.cli.render import emit, notes_lines
 @click.pass_context
 def score(
     ctx: click.Context,
-    gmt: Path,
+    sets: str,
     where: str | None,
     method: str,
     scoring: str,
@@ -45,11 +46,12 @@ def score(
 ) -> None:
     """Score every slide for every gene set of a file: one row per slide, one column per set.
 
-    GMT, GMX, Enrichr, MSigDB JSON and decoupler nets are read; columns are in the file's order.
+    GMT, GMX, Enrichr, MSigDB JSON and decoupler nets are read; columns are in the file's order. A
+    collection is one that ships (hallmark) or was registered with molquery genesets add.
     """
-    from molquery.genesets.read import read_sets
+    from molquery.query.genesets import read_sets
 
-    signatures = read_sets(gmt)
+    signatures = read_sets(sets, registered_sets(ctx))
     engine = open_engine(ctx)
     from molquery.query.cohort import score as run
 
