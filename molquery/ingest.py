@@ -256,13 +256,14 @@ def ingest_profiles(
     metadata, more = storable(metadata)
     rows, said = _rows(PROFILES, ids, expression, metadata, keep)
     said += more
-    counts = _upsert(database, PROFILES, rows, facts)
-    if embeddings:
-        encoder, of, vectors = embeddings
-        kept = set(rows[PROFILES.key].to_pylist())
-        there = [i for i, key in enumerate(of) if key in kept]
-        rna.keep(database, [of[i] for i in there], vectors[there], encoder)
-        said.append(f"{len(there)} embeddings of {encoder} kept beside them")
+    with database.writing("ingest profiles"):
+        counts = _upsert(database, PROFILES, rows, facts)
+        if embeddings:
+            encoder, of, vectors = embeddings
+            kept = set(rows[PROFILES.key].to_pylist())
+            there = [i for i, key in enumerate(of) if key in kept]
+            rna.keep(database, [of[i] for i in there], vectors[there], encoder)
+            said.append(f"{len(there)} embeddings of {encoder} kept beside them")
     return IngestReport(
         table=PROFILES.name,
         inserted=counts.inserted,
@@ -352,6 +353,34 @@ def ingest_embeddings(
     keep, invalid = check_rows(
         vectors, ids, allow_nan=False, skip_invalid=skip_invalid, noun="profile"
     )
+    with database.writing("ingest embeddings"):
+        found, alone, notes = _profiles_of(database, ids)
+        pairs = [(key, row) for key, row in found.items() if keep[row]]
+        rows = [row for _, row in pairs]
+        counts = rna.keep(database, [key for key, _ in pairs], vectors[rows], encoder)
+    if alone:
+        skipped["no expression of that id in the database"] = alone
+    return IngestReport(
+        table="RNA embeddings",
+        inserted=counts.inserted,
+        updated=counts.updated,
+        unchanged=counts.unchanged,
+        skipped={**skipped, **invalid},
+        sources=len(parts),
+        facts={"encoder": encoder, "dim": str(vectors.shape[1])},
+        notes=(*notes, "kept and exported; align and search use the expression"),
+    )
+
+
+def _profiles_of(
+    database: Database, ids: Sequence[str]
+) -> tuple[dict[str, int], tuple[str, ...], tuple[str, ...]]:
+    """The row of `ids` for each profile that has one, the ids of no profile, and notes.
+
+    Raises:
+        InputError: none of the ids is a profile's.
+        DuplicateIdError: an id may be that of several profiles.
+    """
     held = database.read(PROFILES, [PROFILES.key])[PROFILES.key].to_pylist()
     found = keyed.match_keys(ids, held)
     used = Counter(row for row in found.rows if row is not None)
@@ -367,25 +396,8 @@ def ingest_embeddings(
             found=some(shared, 3),
             hint="give each embedding the id of its own profile",
         )
-    alone = tuple(i for row, i in enumerate(ids) if row not in used)
-    if alone:
-        skipped["no expression of that id in the database"] = alone
-    pairs = [
-        (key, row)
-        for key, row in zip(held, found.rows, strict=True)
-        if row is not None and keep[row]
-    ]
-    counts = rna.keep(database, [k for k, _ in pairs], vectors[[r for _, r in pairs]], encoder)
-    return IngestReport(
-        table="RNA embeddings",
-        inserted=counts.inserted,
-        updated=counts.updated,
-        unchanged=counts.unchanged,
-        skipped={**skipped, **invalid},
-        sources=len(parts),
-        facts={"encoder": encoder, "dim": str(vectors.shape[1])},
-        notes=(*found.notes, "kept and exported; align and search use the expression"),
-    )
+    rows = {key: row for key, row in zip(held, found.rows, strict=True) if row is not None}
+    return rows, tuple(i for row, i in enumerate(ids) if row not in used), found.notes
 
 
 def _left_out(parts: Sequence[readers.Slides]) -> dict[str, tuple[str, ...]]:

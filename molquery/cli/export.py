@@ -10,7 +10,7 @@ import click
 from molquery.cli.options import open_database
 
 
-@click.command(epilog="\b\nExample:\n  molquery export exported --gmt collection.gmt")
+@click.command(epilog="\b\nExample:\n  molquery export exported --genesets hallmark")
 @click.argument("folder", type=click.Path(path_type=Path), metavar="FOLDER")
 @click.option(
     "--only",
@@ -18,15 +18,14 @@ from molquery.cli.options import open_database
     help="One of the two formats; both are written otherwise.",
 )
 @click.option(
-    "--gmt",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="Also the predicted scores of the gene sets of a file.",
+    "--genesets",
+    metavar="FILE|COLLECTION",
+    help="Also the predicted scores of the gene sets of a file, or of a collection.",
 )
 @click.option("--overwrite", is_flag=True, help="Replace the files of an earlier export.")
 @click.pass_context
 def export(
-    ctx: click.Context, folder: Path, only: str | None, gmt: Path | None, overwrite: bool
+    ctx: click.Context, folder: Path, only: str | None, genesets: str | None, overwrite: bool
 ) -> None:
     """Write the database to Parquet and .h5ad: vectors, shared vectors, metadata, scores.
 
@@ -36,8 +35,8 @@ def export(
     from molquery.export.archive import FORMATS, export_database
 
     scores: tuple[Any, Any] | None = None
-    if gmt is not None:
-        scores = _scores(ctx, gmt)
+    if genesets is not None:
+        scores = _scores(ctx, genesets)
     formats = (only,) if only else FORMATS
     for path in export_database(
         database, folder, formats=formats, scores=scores, overwrite=overwrite
@@ -45,12 +44,12 @@ def export(
         click.echo(str(path))
 
 
-def _scores(ctx: click.Context, gmt: Path) -> tuple[Any, Any]:
+def _scores(ctx: click.Context, genesets: str) -> tuple[Any, Any]:
     from dataclasses import asdict
 
-    from molquery.cli.options import open_engine
-    from molquery.genesets.read import read_sets
+    from molquery.cli.options import open_engine, registered_sets
     from molquery.query.cohort import score
+    from molquery.query.genesets import read_sets
 
-    scored = score(open_engine(ctx), read_sets(gmt))
+    scored = score(open_engine(ctx), read_sets(genesets, registered_sets(ctx)))
     return scored.table, {**asdict(scored.provenance), "skipped": scored.skipped}

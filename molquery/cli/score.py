@@ -10,6 +10,7 @@ import click
 from molquery.cli.options import (
     method_option,
     open_engine,
+    registered_sets,
     scoring_option,
     study_options,
     where_option,
@@ -22,7 +23,7 @@ _TITLE = "H&E-predicted scores, for research use only"
 @click.command(
     epilog="\b\nExample:\n  molquery score collection.gmt --format parquet --output scores.parquet"
 )
-@click.argument("gmt", type=click.Path(path_type=Path), metavar="FILE")
+@click.argument("sets", metavar="FILE|COLLECTION")
 @where_option
 @method_option
 @scoring_option
@@ -36,7 +37,7 @@ _TITLE = "H&E-predicted scores, for research use only"
 @click.pass_context
 def score(
     ctx: click.Context,
-    gmt: Path,
+    sets: str,
     where: str | None,
     method: str,
     scoring: str,
@@ -50,13 +51,14 @@ def score(
 ) -> None:
     """Score every slide for every gene set of a file: one row per slide, one column per set.
 
-    GMT, GMX, Enrichr, MSigDB JSON and decoupler nets are read; columns are in the file's order.
+    GMT, GMX, Enrichr, MSigDB JSON and decoupler nets are read; columns are in the file's order. A
+    collection is one that ships (hallmark) or was registered with molquery genesets add.
     """
     from molquery.files import refuse_existing
-    from molquery.genesets.read import read_sets
+    from molquery.query.genesets import read_sets
 
     refuse_existing([output], overwrite=overwrite)
-    signatures = read_sets(gmt)
+    signatures = read_sets(sets, registered_sets(ctx))
     engine = open_engine(ctx)
     from molquery.query import batch, cohort
 
