@@ -23,7 +23,7 @@ LAYERS = (
      "overview", "synth"},
     {"evaluate", "predict", "reference", "space", "index", "recipes", "genesets", "readers",
      "genes", "database", "resume"},
-    {"records", "vectors", "schema", "errors", "files", "barcodes", "encoders", "threads",
+    {"records", "vectors", "schema", "errors", "files", "barcodes", "encoders", "threads", "images",
      "data", "scales", "keys"},
 )  # fmt: skip
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
