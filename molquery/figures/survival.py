@@ -68,7 +68,7 @@ def kaplan_meier(
     end = _end(shown)
     step, shown_unit = _axis_unit(end, unit)
     for curve in shown:
-        _curve(axes, curve, colours[curve.stratum], step)
+        _curve(axes, curve, colours[curve.stratum], step, shown_unit)
     ticks = _ticks(end / step)
     axes.set(xlim=(0, end / step), ylim=(0, 1.02), yticks=np.arange(0, 1.01, 0.25), xticks=ticks)
     axes.yaxis.set_major_formatter(lambda v, _: f"{100 * v:.0f} %")
@@ -104,9 +104,9 @@ def _ticks(end: float) -> list[float]:
     return [float(t) for t in np.arange(0, end * (1 + 1e-9), step)]
 
 
-def _curve(axes: Axes, curve: Curve, colour: str, step: float) -> None:
+def _curve(axes: Axes, curve: Curve, colour: str, step: float, unit: str) -> None:
     time = curve.time / step
-    median = "" if curve.median is None else f", median {curve.median / step:.3g}"
+    median = "" if curve.median is None else f", median {curve.median / step:.3g} {unit}".rstrip()
     axes.step(
         time, curve.survival, where="post", color=colour, linewidth=2.2, zorder=3,
         label=f"{label(curve.stratum, 24)}: {curve.n}, events {curve.events}{median}",

@@ -1,0 +1,1 @@
+"""Reports: self-contained pages, one module for each kind."""
