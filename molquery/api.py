@@ -13,7 +13,7 @@ from typing import Any
 from molquery import database as storage
 from molquery.genesets import collections
 from molquery.genesets.inline import parse_genes
-from molquery.query import cohort, retrieve, search
+from molquery.query import cohort, retrieve, search, strata
 from molquery.query.engine import Engine
 from molquery.query.summary import Summary, held_out_summary
 from molquery.records import Signature
@@ -64,9 +64,9 @@ class Database:
         """Every slide's score for many signatures; options as in `molquery.query.cohort.score`."""
         return cohort.score(self.engine, [as_signature(s) for s in signatures], **options)
 
-    def stratify(self, signature: str | Signature, **options: Any) -> cohort.Strata:
-        """Strata by a signature; options as in `molquery.query.cohort.stratify_cohort`."""
-        return cohort.stratify_cohort(self.engine, as_signature(signature), **options)
+    def stratify(self, *signatures: str | Signature, **options: Any) -> strata.Strata:
+        """Strata by one or more signatures; options as in `query.strata.stratify_cohort`."""
+        return strata.stratify_cohort(self.engine, [as_signature(s) for s in signatures], **options)
 
     def evaluate(self) -> Summary:
         """Held-out retrieval and predictability of the current space."""

@@ -41,6 +41,12 @@ SMALL_EXPECTED = 5
 PERMUTATIONS = 9_999
 #: p of the test of proportional hazards under which a note is made.
 NOT_PROPORTIONAL = 0.05
+#: Standard error of a log hazard ratio from which on it is called unbounded: the interval then
+#: spans a factor of e^20 to either side, as it does where a group has no events.
+UNBOUNDED = 10.0
+#: Newton steps that are tried in turn: the first, which is lifelines' own, leaps too far where a
+#: rare category has a high hazard.
+STEPS = (0.95, 0.5, 0.1)
 Z95 = 1.959963984540054
 
 WARNING = (
@@ -69,6 +75,7 @@ class Association:
         q: p after Benjamini-Hochberg over all tests of the call.
         cohort: the cohort tested, or 'all'.
         note: what limits the test, or why it was refused.
+        strata: the signature whose strata are tested, or 'rules'.
     """
 
     outcome: str
@@ -84,6 +91,7 @@ class Association:
     q: float | None = None
     cohort: str = "all"
     note: str = ""
+    strata: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """The test as plain values."""
@@ -113,6 +121,7 @@ class Curve:
     at_risk: Ints
     median: float | None
     cohort: str = "all"
+    strata: str = ""
 
     def number_at_risk(self, times: Sequence[float]) -> list[int]:
         """Rows still followed just before each of `times`, for the table under the curves."""
@@ -319,7 +328,7 @@ def cox(
     """
     import pandas as pd
     from lifelines import CoxPHFitter
-    from lifelines.exceptions import ConvergenceError, ConvergenceWarning
+    from lifelines.exceptions import ConvergenceError
     from lifelines.statistics import proportional_hazard_test
 
     columns = {f"x{i}": values for i, values in enumerate(terms.values())}
@@ -329,17 +338,25 @@ def cox(
     if within:
         frame["block"] = blocks
     model = CoxPHFitter()
+    unfit = "the Cox model does not converge: a group without events, or terms alike"
     with warnings.catch_warnings():
+        # lifelines warns of little variance too, which is no fault of the fit: judged below.
         warnings.simplefilter("ignore")
-        warnings.simplefilter("error", ConvergenceWarning)
-        try:
-            model.fit(frame, "time", "event", strata=["block"] if within else None)
-        except (ConvergenceError, ConvergenceWarning, np.linalg.LinAlgError) as error:
-            raise RefusedError(
-                "the Cox model does not converge: a group without events, or terms alike"
-            ) from error
+        for step in STEPS:
+            try:
+                model.fit(
+                    frame, "time", "event", strata=["block"] if within else None,
+                    fit_options={"step_size": step},
+                )  # fmt: skip
+                break
+            except (ConvergenceError, np.linalg.LinAlgError) as error:
+                if step == STEPS[-1]:
+                    raise RefusedError(unfit) from error
+        summary = model.summary
         tested = proportional_hazard_test(model, frame, time_transform="rank")
-    summary = model.summary
+    errors = summary.loc[[code[name] for name in report], "se(coef)"].to_numpy()
+    if not (errors < UNBOUNDED).all():
+        raise RefusedError(unfit)
     answers = {}
     for name in report:
         row = summary.loc[code[name]]
@@ -363,8 +380,9 @@ def categorical(
 ) -> Association:
     """Strata against categories: Fisher's exact test for 2 x 2, else chi-square.
 
-    The odds ratio is the conditional estimate with its exact interval; Cramér's V is
-    sqrt(chi² / (n (min(rows, columns) - 1))), its interval from the non-central chi-square
+    The odds ratio is the conditional estimate with its exact interval. Cramér's V is
+    sqrt(max(0, chi² - df) / (n (min(rows, columns) - 1))), without the upward bias of the plain
+    one (after doi:10.1016/j.jkss.2012.10.002), its interval from the non-central chi-square
     (Smithson 2003, ISBN 9780761924999). Where an expected count is below 5, p is the share of
     9,999 permutations with a chi-square as high.
 
@@ -413,7 +431,7 @@ def categorical(
     low, high = _noncentrality(statistic, df)
     return replace(
         base, test=name, statistic=statistic, p=p, effect="Cramér's V",
-        estimate=math.sqrt(statistic / size), low=math.sqrt(low / size),
+        estimate=min(1.0, math.sqrt(max(0.0, statistic - df) / size)), low=math.sqrt(low / size),
         high=min(1.0, math.sqrt(high / size)), note=note,
     )  # fmt: skip
 
@@ -576,6 +594,7 @@ def _cox_tests(
     scores: Float | None,
 ) -> list[Association]:
     """Hazard ratios of every stratum against the first, and of the score per standard deviation."""
+    at, lost = _with_events(survival, at, covariates)
     labels, codes = _groups(strata[at], order)
     time, event = survival.time[at], survival.event[at]
     blocks = None if cohorts is None else cohorts[at]
@@ -591,30 +610,42 @@ def _cox_tests(
         survival.name, name, _counts(labels, codes), _counts(labels, codes, event)
     )  # fmt: skip
     terms = {label: (codes == g).astype(np.float64) for g, label in enumerate(labels) if g}
-    answers, note = cox(time, event, {**terms, **extra}, report=list(terms), blocks=blocks)
-    tests = [
-        replace(base, statistic=z, p=p, effect=f"hazard ratio, {label} vs {labels[0]}",
-                estimate=ratio, low=low, high=high, note=note)
-        for label, (ratio, low, high, z, p) in answers.items()
-    ]  # fmt: skip
-    if scores is not None:
-        values = scores[at]
-        spread = float(values.std())
-        if spread > 0:
-            per_sd = {"score": (values - values.mean()) / spread}
-            answers, note = cox(time, event, {**per_sd, **extra}, report=["score"], blocks=blocks)
-            ratio, low, high, z, p = answers["score"]
-            tests.append(
-                replace(base, statistic=z, p=p, effect="hazard ratio, score per sd",
-                        estimate=ratio, low=low, high=high, note=note)
-            )  # fmt: skip
+    wanted = [(terms, f"{label} vs {labels[0]}", label) for label in terms]
+    if scores is not None and (spread := float(scores[at].std())) > 0:
+        per_sd = {"score": (scores[at] - scores[at].mean()) / spread}
+        wanted.append((per_sd, "score per sd", "score"))
+    tests = []
+    for group, versus, term in wanted:
+        answers, note = cox(time, event, {**group, **extra}, report=list(group), blocks=blocks)
+        ratio, low, high, z, p = answers[term]
+        tests.append(
+            replace(base, statistic=z, p=p, effect=f"hazard ratio, {versus}", estimate=ratio,
+                    low=low, high=high, note="; ".join(filter(None, (note, lost))))
+        )  # fmt: skip
     return tests
+
+
+def _with_events(survival: Survival, at: Ints, covariates: Sequence[Variable]) -> tuple[Ints, str]:
+    """The rows whose covariates can be fitted, and which categories are left out, in words.
+
+    A category without events has no finite coefficient, and one with fewer than 5 rows no useful
+    one; either would keep the model from converging.
+    """
+    keep, told = np.ones(len(at), dtype=bool), []
+    for c in covariates:
+        for level in c.levels:
+            mine = c.texts[at] == level
+            deaths = int(survival.event[at][mine].sum())
+            if mine.any() and (deaths == 0 or mine.sum() < MIN_GROUP):
+                keep &= ~mine
+                told.append(f"{c.name} {level} ({int(mine.sum())} rows, {deaths} events)")
+    return at[keep], f"left out: {some(told)}" if told else ""
 
 
 def _design(c: Variable, at: Ints) -> dict[str, Float]:
     """The columns of a covariate: itself, or a dummy for each category but the commonest."""
     if c.kind == "continuous":
-        return {f"{c.name}=": c.numbers[at]}
+        return {f"{c.name}=": c.numbers[at]} if np.ptp(c.numbers[at]) > 0 else {}
     levels, counts = np.unique(c.texts[at], return_counts=True)
     usual = levels[np.argmax(counts)] if len(levels) else ""
     return {

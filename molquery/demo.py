@@ -25,12 +25,12 @@ from molquery.figures import style
 from molquery.figures.tissue import tissue_map
 from molquery.genesets.collections import find
 from molquery.ingest import ingest_profiles, ingest_slides
-from molquery.query.cohort import Strata, stratify_cohort
 from molquery.query.engine import Engine
 from molquery.query.indexes import build_indexes
 from molquery.query.regions import regions
 from molquery.query.retrieve import Neighbours, retrieve
 from molquery.query.search import Ranking, search
+from molquery.query.strata import Strata, stratify_cohort
 from molquery.recipes import load_recipe
 from molquery.records import IngestReport
 from molquery.vectors import Float, Strings

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from lifelines import CoxPHFitter, KaplanMeierFitter
+from lifelines.exceptions import ConvergenceError
 from lifelines.statistics import multivariate_logrank_test
 from scipy import stats
 
@@ -181,6 +182,40 @@ def test_crossing_hazards_are_noted():
     assert any("not be proportional" in t.note for t in found.tests)
 
 
+def test_covariate_categories_without_events_are_left_out_by_name():
+    time, event, strata, _ = cohort()
+    stage = np.random.default_rng(3).choice(["I", "II"], 300)
+    stage[:9], event[:9] = "0", False
+    outcome = survival(time, event.astype(int), time_name="t", event_name="os_event")
+    found = a.associate(
+        strata, ORDER, survival=outcome, covariates=[variable(stage.tolist(), "stage")]
+    )
+    adjusted = [t for t in found.tests if "adjusted for stage" in t.test]
+    assert len(adjusted) == 2
+    assert all("left out: stage 0 (9 rows, 0 events)" in t.note for t in adjusted)
+    assert all(sum(t.n.values()) == 291 for t in adjusted)
+    columns = {"mid": strata == "mid", "high": strata == "high", "II": stage == "II"}
+    frame = pd.DataFrame({"time": time, "event": event, **columns}).astype(float)[9:]
+    oracle = CoxPHFitter().fit(frame, "time", "event").summary
+    assert adjusted[1].estimate == pytest.approx(oracle.loc["high", "exp(coef)"], rel=1e-5)
+
+
+def test_a_leaping_newton_step_is_taken_back():
+    # Of the first step alone lifelines ends in NaN here.
+    rng = np.random.default_rng(1)
+    age, rare = rng.normal(60, 13, 800), rng.random(800) < 0.015
+    death = rng.exponential(9000 / np.exp(0.04 * (age - 60) + 3.0 * rare))
+    censored = rng.exponential(1200, 800)
+    time, event = np.ceil(np.minimum(death, censored)), death <= censored
+    terms = {"age": age, "rare": rare.astype(float)}
+    frame = pd.DataFrame({**terms, "time": time, "event": event.astype(int)})
+    with pytest.raises(ConvergenceError):
+        CoxPHFitter().fit(frame, "time", "event")
+    answers, _ = a.cox(time, event, terms, report=["rare"])
+    _, low, high, *_ = answers["rare"]
+    assert low < math.exp(3) < high
+
+
 def test_a_group_without_events_is_refused_with_the_reason():
     time = np.arange(1.0, 41)
     event = np.array([True, False] * 10 + [False] * 20)
@@ -222,12 +257,22 @@ def test_chi_square_and_cramers_v():
     found = a.categorical(strata, ORDER, values)
     oracle = stats.chi2_contingency(table, correction=False)
     assert (found.statistic, found.p) == pytest.approx((oracle.statistic, oracle.pvalue))
-    assert found.estimate == pytest.approx(stats.contingency.association(table, "cramer"))
+    n = table.sum() * 2
+    assert found.estimate == pytest.approx(math.sqrt((oracle.statistic - 4) / n))
+    assert found.estimate == pytest.approx(stats.contingency.association(table, "cramer"), abs=0.03)
     assert found.low < found.estimate < found.high
     # The bounds are the non-centralities under which the statistic is the 97.5 % and 2.5 % point.
-    n = table.sum() * 2
     assert stats.ncx2.cdf(found.statistic, 4, found.low**2 * n) == pytest.approx(0.975)
     assert stats.ncx2.cdf(found.statistic, 4, found.high**2 * n) == pytest.approx(0.025)
+
+
+def test_v_lies_in_its_interval_however_many_categories():
+    rng = np.random.default_rng(0)
+    for levels in (2, 6, 15):
+        strata = np.array(ORDER)[rng.integers(0, 3, 600)]
+        values = np.array([f"c{v:02d}" for v in rng.integers(0, levels, 600)])
+        found = a.categorical(strata, ORDER, values)
+        assert 0 == found.low <= found.estimate <= found.high < 0.2
 
 
 def test_an_interval_of_v_holds_zero_when_there_is_nothing():

@@ -163,5 +163,5 @@ def test_by_patient():
     assert len(by_patient([], [])[0]) == 0
     with pytest.raises(InputError, match="no patient"):
         by_patient(["p1", None], [1.0, 2.0])
-    with pytest.raises(InputError, match="mean or max"):
+    with pytest.raises(InputError, match="mean, max, or a weight"):
         by_patient(["p1"], [1.0], "sum")

@@ -61,6 +61,42 @@ def emit(
         click.echo(line, err=True)
 
 
+#: Columns of a table of tests, as `associate.Association` has them.
+TESTS = ("strata", "cohort", "outcome", "test", "n", "events", "statistic", "p", "q", "effect",
+         "estimate", "low", "high", "note")  # fmt: skip
+
+
+def tests_table(associations: Any) -> pa.Table:
+    """Association tests as a table, in the order in which they were made."""
+    rows = [test.to_dict() for test in associations.tests]
+    for row in rows:
+        for name in ("n", "events"):
+            row[name] = ", ".join(f"{k} {v}" for k, v in row[name].items())
+    kinds = {name: pa.float64() for name in ("statistic", "p", "q", "estimate", "low", "high")}
+    fields = [pa.field(name, kinds.get(name, pa.string())) for name in TESTS]
+    return pa.Table.from_pylist(rows, schema=pa.schema(fields))
+
+
+def emit_tests(
+    associations: Any, provenance: Provenance, target: Path | None, *, overwrite: bool
+) -> None:
+    """The tests on stderr, for a person, and in a file where one is named."""
+    from molquery import export
+
+    table = tests_table(associations)
+    if target is not None:
+        kind = export.guess(target)
+        name = kind.name if kind else "tsv"
+        export.write(table, asdict(provenance), target, name, overwrite=overwrite)
+        click.echo(f"{table.num_rows} tests written to {target}", err=True)
+    constant = {
+        name for name in ("strata", "cohort", "note", "events")
+        if len(set(table[name].to_pylist())) == 1
+    }  # fmt: skip
+    shown = table.drop_columns(sorted(constant))
+    click.echo(table_text(shown, "Tests of the strata"), err=True, nl=False)
+
+
 def _default_format(output: Path | None) -> str:
     from molquery import export
 
