@@ -18,7 +18,7 @@ ROOT = Path(molquery.__file__).parent
 #: Upper layers may import lower ones (and their own), never the other way round.
 LAYERS = (
     {"cli"},
-    {"api", "demo"},
+    {"api", "demo", "report"},
     {"query", "align", "export", "ingest", "stratify", "associate", "outcomes", "figures", "pages",
      "overview", "synth"},
     {"evaluate", "predict", "reference", "space", "index", "recipes", "genesets", "readers",

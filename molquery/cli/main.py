@@ -25,6 +25,8 @@ COMMANDS = {
     "retrieve": ("retrieve", "Find the slides or profiles nearest to a slide or profile."),
     "score": ("score", "Score every slide for every gene set of a file."),
     "stratify": ("stratify", "Split a cohort by the predicted activity of a gene set."),
+    "report": ("report", "Write a page that answers one question, with figures and tests."),
+    "figure": ("figure", "Draw one figure of a report as PNG, SVG or PDF."),
     "heatmap": ("heatmap", "Paint predicted activity over the H&E image of a slide."),
     "evaluate": ("evaluate", "Print how well held-out patients are retrieved and predicted."),
     "genesets": ("genesets", "List, show, check or register gene sets."),

@@ -21,7 +21,7 @@ from molquery.figures.style import (
     plain_axes,
     title,
 )
-from molquery.vectors import Float, Strings, principal_components
+from molquery.vectors import Float, Matrix, Strings, principal_components
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -31,7 +31,7 @@ _CLIP = (2.0, 98.0)  # percentiles of the colour scale: a few extremes must not 
 _OTHER = "other"
 
 
-def plane(vectors: Float) -> tuple[Float, Float]:
+def plane(vectors: Float | Matrix) -> tuple[Float, Float]:
     """(n, 2) positions on the first two principal components, and the share (2,) of each.
 
     The sign of a component is arbitrary; here its largest loading is positive, so that the same

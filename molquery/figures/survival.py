@@ -109,7 +109,7 @@ def _curve(axes: Axes, curve: Curve, colour: str, step: float, unit: str) -> Non
     median = "" if curve.median is None else f", median {curve.median / step:.3g} {unit}".rstrip()
     axes.step(
         time, curve.survival, where="post", color=colour, linewidth=2.2, zorder=3,
-        label=f"{label(curve.stratum, 24)}: {curve.n}, events {curve.events}{median}",
+        label=f"{label(curve.stratum, 28)}: {curve.n}, events {curve.events}{median}",
     )  # fmt: skip
     known = np.isfinite(curve.low) & np.isfinite(curve.high)
     axes.fill_between(
@@ -134,7 +134,7 @@ def _at_risk(
     end: float,
 ) -> None:
     table.set(xlim=(0, end), ylim=(len(curves) - 0.4, -1.0), xticks=[])
-    table.set_yticks(range(len(curves)), labels=[label(c.stratum, 20) for c in curves])
+    table.set_yticks(range(len(curves)), labels=[label(c.stratum, 28) for c in curves])
     for tick, curve in zip(table.get_yticklabels(), curves, strict=True):
         tick.set_color(colours[curve.stratum])
     table.tick_params(length=0, labelsize=SMALL, pad=20)

@@ -7,7 +7,8 @@ that the data leave open.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 
 from molquery.associate import Association
 from molquery.errors import some
@@ -23,28 +24,75 @@ UNKNOWN = "to an unknown degree"
 _SENTENCES = 4  # outcomes that get a sentence of their own
 
 
-def grade(p: Predictability) -> str:
-    """How well a signature is predicted, in a word: by r within cohorts, or over all."""
-    value = p.within_r if p.within_r is not None else p.r
-    if value is None:
-        return UNKNOWN
-    return next((word for bar, word in GRADES if value >= bar), "hardly")
+@dataclass(frozen=True, slots=True)
+class Trust:
+    """How well a signature is predicted in the cohorts of a question, and the word for it.
+
+    Attributes:
+        r: held-out correlation within those cohorts, their mean; where they have none, over all
+            cohorts of the database.
+        cohorts: the cohorts that it is of; none when it is of the whole database.
+        elsewhere: true where the cohorts of the question have no RNA, and others have.
+        weak: cohorts under the floor, with their r.
+    """
+
+    r: float | None
+    cohorts: tuple[str, ...]
+    elsewhere: bool
+    weak: Mapping[str, float]
+
+    @property
+    def word(self) -> str:
+        """Well, moderately well, weakly or hardly."""
+        if self.r is None:
+            return UNKNOWN
+        return next((word for bar, word in GRADES if self.r >= bar), "hardly")
+
+    @property
+    def low(self) -> bool:
+        """True where the scores should not be used without a warning."""
+        weak = self.word in ("weakly", "hardly", UNKNOWN) or bool(self.weak)
+        return weak or self.elsewhere
 
 
-def predictability_sentence(part: Part) -> str:
-    """How far the scores of a signature can be trusted, from held-out patients."""
-    p = part.predictability
+def trust(p: Predictability, cohorts: Collection[str]) -> Trust:
+    """How far scores can be trusted in some cohorts, from held-out patients."""
+    known = {c: r for c, r in p.by_cohort.items() if r is not None}
+    mine = {c: r for c, r in known.items() if c in cohorts}
+    weak = {c: r for c, r in mine.items() if r < FLOOR}
+    if mine and len(mine) < len(known):
+        return Trust(sum(mine.values()) / len(mine), tuple(sorted(mine)), False, weak)
+    whole = p.within_r if p.within_r is not None else p.r
+    return Trust(whole, (), bool(known) and not mine, weak)
+
+
+def predictability_sentence(part: Part, cohorts: Collection[str]) -> str:
+    """The same in words."""
+    name, p = part.signature.name, part.predictability
+    found = trust(p, cohorts)
+    if found.r is None:
+        return (f"How well {name} can be seen in H&E could not be measured: there are too few "
+                "pairs of slide and RNA.")  # fmt: skip
     held = "patients" if p.split_on == "patient_id" else f"{p.split_on} values"
-    if p.within_r is None and p.r is None:
-        return (f"How well {part.signature.name} can be seen in H&E could not be measured: there "
-                "are too few pairs of slide and RNA.")  # fmt: skip
-    value, where = (p.within_r, "within cohorts") if p.within_r is not None else (p.r, "over all")
-    place = f", place {p.rank} among {p.of} Hallmark sets" if p.rank and p.of else ""
-    return (
-        f"{part.signature.name} is predicted {grade(p)} from H&E here: in held-out {held} the "
-        f"predicted score follows the measured one with r = {value:.2f} {where}{place} "
-        f"({p.n_pairs:,} profiles)."
+    within = " within cohorts" if p.within_r is not None else ""
+    if found.elsewhere:
+        return (
+            f"How well {name} is predicted in {some(sorted(cohorts))} was not measured: there is "
+            f"no RNA of it. In held-out {held} of other cohorts the predicted score follows the "
+            f"measured one with r = {found.r:.2f}{within}."
+        )
+    if found.cohorts:
+        within = f" within {some(found.cohorts)}"
+    sentence = (
+        f"{name} is {found.word} predicted from H&E here: in held-out {held} the predicted score "
+        f"follows the measured one with r = {found.r:.2f}{within}"
     )
+    if p.rank and p.of and not found.cohorts:
+        sentence += f", place {p.rank} among {p.of} Hallmark sets"
+    if found.weak and len(found.cohorts) != 1 and found.word != "hardly":
+        named = ", ".join(f"{c} ({r:.2f})" for c, r in found.weak.items())
+        sentence += f", but hardly in {named}"
+    return f"{sentence}."
 
 
 def unseen_sentence(cohorts: Sequence[str]) -> str:
@@ -63,13 +111,23 @@ def strata_sentence(strata: Strata, noun: str) -> str:
     sentence = f"{len(one.labels):,} {noun} by predicted {title(strata)}: {parts}."
     if unsure:
         share = 100 * unsure / len(one.labels)
-        sentence += f" {unsure:,} of them ({share:.0f} %) are too uncertain to be called."
+        reasons = ", ".join(f"{reason} {n:,}" for reason, n in one.uncertain.items())
+        sentence += f" {unsure:,} of them ({share:.0f} %) are called uncertain: {reasons}."
     return sentence
 
 
 def title(strata: Strata) -> str:
     """What the question is about."""
     return " and ".join(p.signature.name for p in strata.parts)
+
+
+def sentences(strata: Strata, noun: str, cohorts: Collection[str]) -> list[str]:
+    """The whole answer: outcomes, strata, and how far to trust the scores."""
+    return [
+        *outcome_sentences(strata),
+        strata_sentence(strata, noun),
+        *(predictability_sentence(part, cohorts) for part in strata.parts),
+    ]
 
 
 def outcome_sentences(strata: Strata) -> list[str]:
@@ -91,6 +149,10 @@ def outcome_sentences(strata: Strata) -> list[str]:
             out.append(_variable(outcome + within, tests))
         else:
             (found if _is_found(tests) else rest).append(outcome + within)
+    nothing = next((i for i, text in enumerate(out) if text.startswith("No ")), None)
+    if nothing is not None:
+        out[nothing] += (" That is no proof that there is none: the interval says what these data "
+                         "leave open.")  # fmt: skip
     if found:
         out.append(f"Also associated (q < {FOUND}): {some(found, 20)}.")
     if rest:
@@ -119,7 +181,13 @@ def _survival(outcome: str, tests: Sequence[Association], called: Called) -> str
     per_sd = _of_effect(tests, "hazard ratio, score per sd")
     if not called.ordered or ends is None:
         verb = "differs" if _found(first) else "was not found to differ"
-        return f"{outcome} {verb} between the strata ({test})."
+        ratios = [t for t in tests if t.effect.endswith(f" vs {called.order[0]}") and t.estimate]
+        told = ", ".join(
+            f"{t.effect.removeprefix('hazard ratio, ').rpartition(' vs ')[0]} {estimate(t)}"
+            for t in ratios
+        )
+        against = f" Hazard ratios against {called.order[0]}: {told}." if told else ""
+        return f"{outcome} {verb} between the strata ({test}).{against}"
     ratio = f"hazard ratio of {called.order[-1]} against {called.order[0]} {estimate(ends)}"
     if per_sd is not None:
         ratio += f", per standard deviation of the score {estimate(per_sd)}"
@@ -132,10 +200,7 @@ def _survival(outcome: str, tests: Sequence[Association], called: Called) -> str
             f"Patients with a {called.order[-1]} predicted score had {word} events ({outcome}) "
             f"over time than those with a {called.order[0]} one: {ratio} ({test})."
         )
-    return (
-        f"No difference in {outcome} between the strata was found ({test}); {ratio}. That is no "
-        "proof that there is none: the interval says what these data leave open."
-    )
+    return f"No difference in {outcome} between the strata was found ({test}); {ratio}."
 
 
 def _variable(outcome: str, tests: Sequence[Association]) -> str:
