@@ -5,7 +5,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 DEMO   ?= demo
 
-.PHONY: demo test lint env cohort clean
+.PHONY: demo test lint env cohort soak clean
 
 env: $(VENV)/.installed
 
@@ -31,6 +31,11 @@ test: lint
 COHORT ?= ../shared/data/tcga_hif
 cohort: env
 	$(BIN)/python benchmarks/tcga_hif.py $(COHORT)
+
+# Hundreds of killed commands, a crowd on one database, thousands of hostile inputs: an hour.
+soak: env
+	$(BIN)/python tests/soak.py --kills 500 --minutes 5
+	$(BIN)/python tests/hostile.py --count 10000
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info demo

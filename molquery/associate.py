@@ -142,11 +142,13 @@ class Associations:
         tests: in the order asked; a test that was refused has no p and says why.
         curves: of every stratum with a known outcome, by cohort where cohorts were tested apart.
         notes: how outcomes were read, what was left out, and the warning.
+        survival: the times and events that were tested, if any.
     """
 
     tests: tuple[Association, ...]
     curves: tuple[Curve, ...]
     notes: tuple[str, ...]
+    survival: Survival | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Tests, curves and notes as plain values."""
@@ -211,7 +213,7 @@ def associate(
     refused = list(dict.fromkeys(t.note for t in tests if t.p is None))
     if tests and all(t.p is None for t in tests):
         raise InputError("none of the tests can be made", found="; ".join(refused[:3]))
-    return Associations(tuple(adjust(tests)), tuple(curves), (*notes, WARNING))
+    return Associations(tuple(adjust(tests)), tuple(curves), (*notes, WARNING), survival)
 
 
 def adjust(tests: Sequence[Association]) -> list[Association]:

@@ -218,7 +218,8 @@ def clear(directory: Path, *, overwrite: bool) -> None:
             hint=elsewhere,
         )
     made = {
-        schema.MANIFEST, schema.LOCK, schema.SPACES, schema.INDEXES, FOLDER, STRATA, PICTURE,
+        schema.MANIFEST, schema.LOCK, schema.WRITER, schema.VERSIONS, schema.SPACES,
+        schema.INDEXES, FOLDER, STRATA, PICTURE,
         *(f"{name}.lance" for name in schema.TABLES),
     }  # fmt: skip
     foreign = [p.name for p in directory.iterdir() if not _made(p.name, made)]

@@ -36,7 +36,9 @@ class MolqueryError(Exception):
             lines.append(f"  found: {found}")
         if hint:
             lines.append(f"  try:   {hint}")
-        super().__init__("\n".join(lines))
+        # Ids and file names are part of messages: they must not drive a terminal.
+        whole = "\n".join(lines).split("\n")
+        super().__init__("\n".join(printable(line, limit=None) for line in whole))
 
 
 class InputError(MolqueryError):
@@ -98,7 +100,7 @@ def some(values: Iterable[object], limit: int = 5) -> str:
     return shown if len(items) <= limit else f"{shown}, … ({len(items) - limit} more)"
 
 
-def printable(text: str, limit: int = 120) -> str:
+def printable(text: str, limit: int | None = 120) -> str:
     """`text` with control characters escaped and its length bounded, safe for a terminal."""
     safe = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-    return safe if len(safe) <= limit else safe[: limit - 1] + "…"
+    return safe if limit is None or len(safe) <= limit else safe[: limit - 1] + "…"

@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
+import shutil
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from molquery import processes
 from molquery.errors import OutputError
+
+#: A temporary file says who writes it: machine and process.
+_TEMPORARY = re.compile(r"\..+\.([0-9a-f]{8})-(\d+)\.[^.]+\.tmp", re.DOTALL)
+_DAY = 86_400.0
 
 
 @contextmanager
@@ -22,26 +30,99 @@ def atomic_path(target: Path, *, overwrite: bool = True) -> Iterator[Path]:
     Raises:
         OutputError: `target` exists and `overwrite` is false, or it cannot be written.
     """
-    if not overwrite and target.exists():
+    if not overwrite and os.path.exists(target):
         raise OutputError(f"{target} exists already", hint="add --overwrite to replace it")
-    if target.is_dir():
+    if os.path.isdir(target):
         raise OutputError(f"{target} is a directory", hint="name a file to write to")
+    with temporary_file(target) as temporary:
+        yield temporary
+        put_in_place(temporary, target)
+
+
+@contextmanager
+def temporary_file(target: Path) -> Iterator[Path]:
+    """An empty file beside `target`, which is gone at the end unless it was renamed.
+
+    Raises:
+        OutputError: it cannot be made, or the block fails to write.
+    """
     try:
-        handle, name = tempfile.mkstemp(prefix=f".{target.name[:80]}.", dir=target.parent)
+        handle, name = tempfile.mkstemp(
+            prefix=_prefix(target.name), suffix=".tmp", dir=target.parent
+        )
     except OSError as error:
         raise OutputError(f"cannot write to {target.parent}", found=error.strerror) from error
     os.close(handle)
     temporary = Path(name)
     try:
         yield temporary
-        with temporary.open("rb") as stream:
-            os.fsync(stream.fileno())
-        temporary.chmod(0o666 & ~_umask())
-        os.replace(temporary, target)
     except OSError as error:
         raise OutputError(f"cannot write {target}", found=error.strerror or str(error)) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_directory(target: Path, *, mark: str, overwrite: bool = False) -> Iterator[Path]:
+    """A temporary directory beside `target` that takes its place when the block ends well.
+
+    On an error nothing is left of it, and `target` is as it was. With `overwrite` a directory is
+    replaced that holds a file called `mark`, which the block must write: only what was made in this
+    way before is ever removed.
+
+    Raises:
+        OutputError: `target` exists and may not be replaced, or it cannot be written.
+    """
+    if target.exists() or target.is_symlink():
+        if not overwrite:
+            raise OutputError(f"{target} exists already", hint="add --overwrite to replace it")
+        if target.is_symlink() or not (target / mark).is_file():
+            raise OutputError(
+                f"{target} was not written by molquery: it is left as it is",
+                found=f"no file {mark} in it" if target.is_dir() else "not a directory",
+                hint="name another directory",
+            )
+    target = target.absolute()
+    try:
+        temporary, old = temporary_directory(target), temporary_directory(target)
+    except OSError as error:
+        raise OutputError(f"cannot write to {target.parent}", found=error.strerror) from error
+    try:
+        yield temporary
+        for path in (*temporary.rglob("*"), temporary):
+            sync(path)
+        temporary.chmod(0o777 & ~umask())
+        old.rmdir()
+        if target.exists():
+            os.rename(target, old)
+        os.rename(temporary, target)
+        sync(target.parent)
+    except OSError as error:
+        if old.exists() and not target.exists():
+            os.rename(old, target)
+        raise OutputError(f"cannot write {target}", found=error.strerror or str(error)) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def refuse_existing(targets: Iterable[Path | None], *, overwrite: bool) -> None:
+    """Check before any work that no output is there already; None stands for no output.
+
+    Raises:
+        OutputError: one is, and `overwrite` is false.
+    """
+    for target in targets:
+        if target is not None and not overwrite and target.exists():
+            raise OutputError(f"{target} exists already", hint="add --overwrite to replace it")
+
+
+def put_in_place(temporary: Path, target: Path) -> None:
+    """Rename a temporary file, once its content is on disk."""
+    sync(temporary)
+    temporary.chmod(0o666 & ~umask())
+    os.replace(temporary, target)
+    sync(target.parent)
 
 
 def write_bytes(target: Path, content: bytes, *, overwrite: bool = True) -> None:
@@ -50,13 +131,69 @@ def write_bytes(target: Path, content: bytes, *, overwrite: bool = True) -> None
         temporary.write_bytes(content)
 
 
+def temporary_directory(target: Path) -> Path:
+    """A new empty directory beside `target`, named as an unfinished one."""
+    return Path(tempfile.mkdtemp(prefix=_prefix(target.name), suffix=".tmp", dir=target.parent))
+
+
+def _prefix(name: str) -> str:
+    return f".{name[:40]}.{processes.machine()}-{os.getpid()}."
+
+
+def is_temporary(path: Path) -> bool:
+    """True for files and directories that are being written, or were when their writer died."""
+    return _TEMPORARY.fullmatch(path.name) is not None
+
+
+def is_left_behind(path: Path) -> bool:
+    """True for an unfinished file or directory whose writer has ended.
+
+    The writer is known to have ended if it was a process of this machine; what another machine
+    writes counts as left behind after a day.
+    """
+    found = _TEMPORARY.fullmatch(path.name)
+    if found is None:
+        return False
+    if found[1] == processes.machine():
+        return not processes.alive(int(found[2]))
+    with suppress(OSError):
+        return time.time() - path.stat().st_mtime > _DAY
+    return False
+
+
+def sync(path: Path) -> None:
+    """Wait until a file, or the names in a directory, are on disk."""
+    try:
+        handle = os.open(path, os.O_RDONLY)
+    except OSError:
+        if path.is_dir():  # some systems open no directories
+            return
+        raise
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
 def sha256_file(path: Path) -> str:
     """The sha256 of a file's content, in hexadecimal."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def _umask() -> int:
+def sha256_files(paths: Iterable[Path]) -> list[str]:
+    """As `sha256_file`, of many files, on as many threads as are worth while."""
+    wanted = list(paths)
+    if len(wanted) < 2:
+        return [sha256_file(path) for path in wanted]
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(min(4, os.cpu_count() or 1, len(wanted))) as pool:
+        return list(pool.map(sha256_file, wanted))
+
+
+def umask() -> int:
+    """The permissions that this process takes off new files."""
     mask = os.umask(0o022)
     os.umask(mask)
     return mask

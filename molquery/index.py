@@ -17,7 +17,7 @@ import numpy as np
 from molquery import schema
 from molquery.database import Database
 from molquery.errors import IndexFileError
-from molquery.files import atomic_path, sha256_file
+from molquery.files import sha256_file
 from molquery.recipes import Recipe
 from molquery.schema import TableSpec
 from molquery.vectors import Bools, Ints, Matrix
@@ -66,12 +66,7 @@ def build(
     if recipe.probe_fraction is not None:
         n_probe = max(1, round(recipe.probe_fraction * recipe.n_lists(len(vectors))))
     key = index_key(space["name"], spec, recipe.name)
-    path = database.path / schema.INDEXES / f"{key}.faiss"
-    path.parent.mkdir(exist_ok=True)
-    with atomic_path(path) as temporary:
-        faiss.write_index(handle, str(temporary))
     entry = {
-        "file": f"{schema.INDEXES}/{path.name}",
         "recipe": recipe.name,
         "factory": recipe.factory_for(len(vectors)),
         "table": spec.name,
@@ -82,11 +77,13 @@ def build(
         "dim": int(vectors.shape[1]),
         "n_probe": n_probe,
         "recall_at_10": _recall(handle, vectors, n_probe),
-        "sha256": sha256_file(path),
         "built": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-    database.update_manifest(lambda manifest: manifest["indexes"].update({key: entry}))
-    return entry
+
+    def write(path: Path) -> None:
+        faiss.write_index(handle, str(path))
+
+    return database.store_derived("indexes", key, entry, f"{key}.faiss", write)
 
 
 def load(database: Database, key: str) -> Index:
@@ -148,6 +145,13 @@ def why_stale(database: Database, entry: dict[str, Any], manifest: dict[str, Any
     if not (database.path / entry["file"]).is_file():
         return "its file is missing"
     return None
+
+
+def gpus() -> int:
+    """The number of GPUs that FAISS can use."""
+    import faiss
+
+    return int(faiss.get_num_gpus())
 
 
 def exact(vectors: Matrix, queries: Matrix, k: int, allowed: Bools | None) -> tuple[Matrix, Ints]:
@@ -219,15 +223,11 @@ def _recall(handle: Any, vectors: Matrix, n_probe: int | None) -> float:
 
 
 def remove_stale(database: Database, live_space_ids: set[str]) -> None:
-    """Forget indexes of replaced spaces and delete their files."""
-    doomed: list[Path] = []
+    """Forget indexes of replaced spaces."""
 
     def change(manifest: dict[str, Any]) -> None:
         for key, entry in list(manifest["indexes"].items()):
             if entry["space_id"] not in live_space_ids:
-                doomed.append(database.path / entry["file"])
                 del manifest["indexes"][key]
 
     database.update_manifest(change)
-    for path in doomed:
-        path.unlink(missing_ok=True)

@@ -7,7 +7,6 @@ twice changes nothing.
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import replace
@@ -18,18 +17,26 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from molquery import genes, readers, scales, schema
+from molquery import genes, readers, rna, scales, schema
 from molquery import keys as keyed
 from molquery.barcodes import patient_of, site_of
-from molquery.database import Database, list_to_matrix, matrix_to_list
+from molquery.database import (
+    Database,
+    UpsertCounts,
+    content_hash,
+    list_to_matrix,
+    matrix_to_list,
+)
 from molquery.encoders import FEATURES_KIND, encoder_kind
 from molquery.errors import (
     ColumnError,
     DuplicateIdError,
     InputError,
     MismatchError,
+    NotReadyError,
     some,
 )
+from molquery.metadata import storable
 from molquery.records import IngestReport, MetadataReport
 from molquery.resume import Resume, resuming
 from molquery.schema import PROFILES, SLIDES, TableSpec
@@ -78,6 +85,7 @@ def _read_slides(
     resume: Resume,
     encoder: str | None,
     progress: Progress | None,
+    spec: TableSpec = SLIDES,
 ) -> Iterator[readers.Slides]:
     """What the files hold, one by one; the first that does not go with the others ends it.
 
@@ -101,23 +109,23 @@ def _read_slides(
                     f"{part.source}: {part.vectors.shape[1]}",
                     hint="ingest one encoder's files at a time",
                 )
-            _check_unique(part.ids, "slide")
-            _check_new(part, place)
+            _check_unique(part.ids, spec.noun)
+            _check_new(part, place, spec.noun)
         yield part
         if progress:
-            progress("reading slides", done, len(sources))
+            progress(f"reading {spec.name}", done, len(sources))
 
 
-def _check_new(part: readers.Slides, place: dict[str, str]) -> None:
+def _check_new(part: readers.Slides, place: dict[str, str], noun: str) -> None:
     """Refuse ids that an earlier file has; `place` tells the file of every id so far."""
-    for slide_id in part.ids:
-        if slide_id in place:
+    for key in part.ids:
+        if key in place:
             raise DuplicateIdError(
-                f"slide {slide_id} is in two files",
-                found=f"{place[slide_id]} and {part.source}",
-                hint="every slide needs an id of its own: rename one, or ingest one folder",
+                f"{noun} {key} is in two files",
+                found=f"{place[key]} and {part.source}",
+                hint=f"every {noun} needs an id of its own: rename one, or ingest one folder",
             )
-        place[slide_id] = part.source
+        place[key] = part.source
 
 
 def _commit_slides(
@@ -129,9 +137,7 @@ def _commit_slides(
     skip_invalid: bool,
 ) -> IngestReport:
     """Validate all slides together, and upsert them in one commit."""
-    skipped: dict[str, tuple[str, ...]] = {}
-    for reason, left_out in ((r, i) for part in parts for r, i in part.skipped.items()):
-        skipped[reason] = (*skipped.get(reason, ()), *left_out)
+    skipped = _left_out(parts)
     parts = [part for part in parts if part.ids]
     if not parts:
         raise InputError(
@@ -150,16 +156,16 @@ def _commit_slides(
     metadata = pa.concat_tables(
         [_with_rows(part.metadata, len(part.ids)) for part in parts], promote_options="permissive"
     ).combine_chunks()
-    rows, notes = _rows(SLIDES, ids, vectors, metadata, keep)
+    metadata, notes = storable(metadata)
+    rows, said = _rows(SLIDES, ids, vectors, metadata, keep)
+    notes += said
     if kind == FEATURES_KIND and (missing := int(np.isnan(vectors[keep]).sum())):
         affected = int(np.isnan(vectors[keep]).any(axis=1).sum())
         notes.append(
             f"{missing} missing feature values in {affected} slides are kept as missing; "
             "the space imputes them"
         )
-    rows = _keep_joined(database, SLIDES, rows)
-    space = current_space(database)
-    counts = database.upsert(SLIDES, _project(rows, SLIDES, space), facts)
+    counts = _upsert(database, SLIDES, rows, facts)
     return IngestReport(
         table=SLIDES.name,
         inserted=counts.inserted,
@@ -211,6 +217,9 @@ def ingest_profiles(
         raise InputError("no profile was found in the files given", found=some(paths))
     _check_unique(ids, "profile")
     sources = len(parts)
+    embeddings = _embeddings_of(parts)
+    if embeddings:
+        rna.check(database, embeddings[0], embeddings[2].shape[1])
     parts = _together(parts)
     ids = [i for part in parts for i in part.ids]
     scale, notes = _scale_of(parts, scale)
@@ -238,15 +247,22 @@ def ingest_profiles(
     expression, stored, said = scales.to_stored(whole, scale)
     del whole
     notes += said
-    facts = {"encoder": "expression", "scale": stored, "dim": len(panel), "genes": panel}
+    facts = {"encoder": "expression", "scale": stored, "dim": len(panel), "genes": panel,
+             "gene_table": genes.table_version()}  # fmt: skip
     _check_facts(database, PROFILES, facts)
     keep, invalid = check_rows(
         expression, ids, allow_nan=True, skip_invalid=skip_invalid, noun="profile"
     )
+    metadata, more = storable(metadata)
     rows, said = _rows(PROFILES, ids, expression, metadata, keep)
-    rows = _keep_joined(database, PROFILES, rows)
-    space = current_space(database)
-    counts = database.upsert(PROFILES, _project(rows, PROFILES, space), facts)
+    said += more
+    counts = _upsert(database, PROFILES, rows, facts)
+    if embeddings:
+        encoder, of, vectors = embeddings
+        kept = set(rows[PROFILES.key].to_pylist())
+        there = [i for i, key in enumerate(of) if key in kept]
+        rna.keep(database, [of[i] for i in there], vectors[there], encoder)
+        said.append(f"{len(there)} embeddings of {encoder} kept beside them")
     return IngestReport(
         table=PROFILES.name,
         inserted=counts.inserted,
@@ -257,6 +273,127 @@ def ingest_profiles(
         facts={"genes": str(len(panel)), "scale": stored, "read as": scale},
         notes=tuple(notes + said),
     )
+
+
+def _upsert(
+    database: Database, spec: TableSpec, rows: pa.Table, facts: Mapping[str, Any]
+) -> UpsertCounts:
+    """Write rows with their shared vectors, for the database as it is once the lock is held."""
+    with database.writing(f"ingest {spec.name}"):
+        _check_facts(database, spec, facts)
+        if database.has(spec) and database.facts(spec).get("genes") != facts.get("genes"):
+            raise MismatchError(
+                "profiles of another gene panel were ingested meanwhile",
+                hint="run the same command again",
+            )
+        rows = _keep_joined(database, spec, rows)
+        return database.upsert(spec, _project(rows, spec, current_space(database)), facts)
+
+
+def _embeddings_of(parts: Sequence[readers.Profiles]) -> tuple[str, list[str], Matrix] | None:
+    """Model, ids and vectors of the embeddings that exported files hold, without missing rows.
+
+    Raises:
+        MismatchError: the files hold those of several models.
+    """
+    told = [(part.ids, *part.embeddings) for part in parts if part.embeddings]
+    if not told:
+        return None
+    models = sorted({(encoder, vectors.shape[1]) for _, encoder, vectors in told})
+    if len(models) > 1:
+        raise MismatchError(
+            "the files hold embeddings of several RNA models",
+            found=", ".join(f"{encoder}: {dim} dimensions" for encoder, dim in models),
+        )
+    vectors = np.concatenate([v for _, _, v in told])
+    there = ~np.isnan(vectors).any(axis=1)
+    ids = [i for part, _, _ in told for i in part]
+    return models[0][0], [i for i, t in zip(ids, there, strict=True) if t], vectors[there]
+
+
+def ingest_embeddings(
+    database: Database,
+    paths: Sequence[Path],
+    *,
+    options: readers.Options,
+    encoder: str,
+    skip_invalid: bool = False,
+    progress: Progress | None = None,
+) -> IngestReport:
+    """Keep embeddings of an RNA model beside the expression of the same profiles.
+
+    Every format of slide vectors is read; the ids are those of profiles, or TCGA barcodes of
+    another length (`molquery.keys`). Rows of other ids are skipped and reported: nothing can be
+    scored in a profile without expression.
+
+    Args:
+        encoder: the RNA model, such as 'bulkformer'; a database keeps the embeddings of one.
+
+    Raises:
+        InputError: something is wrong with the files, or none of their ids is a profile's; the
+            database is as it was.
+        NotReadyError: the database holds no profiles.
+    """
+    if not database.has(PROFILES):
+        raise NotReadyError(
+            f"{database.path} holds no profiles yet, to keep embeddings beside",
+            hint="molquery ingest profiles EXPRESSION first",
+        )
+    options = replace(options, encoder=encoder)
+    sources = readers.find_slides(paths, options)
+    parts = list(_read_slides(sources, options, Resume(None, options), encoder, progress, PROFILES))
+    skipped = _left_out(parts)
+    parts = [part for part in parts if part.ids]
+    if not parts:
+        raise InputError("no embedding was found in the files given", found=some(paths))
+    ids = [i for part in parts for i in part.ids]
+    vectors = np.concatenate([part.vectors for part in parts])
+    rna.check(database, encoder, vectors.shape[1])
+    keep, invalid = check_rows(
+        vectors, ids, allow_nan=False, skip_invalid=skip_invalid, noun="profile"
+    )
+    held = database.read(PROFILES, [PROFILES.key])[PROFILES.key].to_pylist()
+    found = keyed.match_keys(ids, held)
+    used = Counter(row for row in found.rows if row is not None)
+    if not used:
+        raise InputError(
+            "no id of the embeddings is that of a profile",
+            found=f"in the file {some(ids, 3)}; in the database {some(held, 3)}",
+            hint="--id COLUMN names another column of ids",
+        )
+    if shared := [ids[row] for row, n in used.items() if n > 1]:
+        raise DuplicateIdError(
+            f"{len(shared)} ids of the embeddings may belong to several profiles each",
+            found=some(shared, 3),
+            hint="give each embedding the id of its own profile",
+        )
+    alone = tuple(i for row, i in enumerate(ids) if row not in used)
+    if alone:
+        skipped["no expression of that id in the database"] = alone
+    pairs = [
+        (key, row)
+        for key, row in zip(held, found.rows, strict=True)
+        if row is not None and keep[row]
+    ]
+    counts = rna.keep(database, [k for k, _ in pairs], vectors[[r for _, r in pairs]], encoder)
+    return IngestReport(
+        table="RNA embeddings",
+        inserted=counts.inserted,
+        updated=counts.updated,
+        unchanged=counts.unchanged,
+        skipped={**skipped, **invalid},
+        sources=len(parts),
+        facts={"encoder": encoder, "dim": str(vectors.shape[1])},
+        notes=(*found.notes, "kept and exported; align and search use the expression"),
+    )
+
+
+def _left_out(parts: Sequence[readers.Slides]) -> dict[str, tuple[str, ...]]:
+    """What the readers skipped, by reason."""
+    skipped: dict[str, tuple[str, ...]] = {}
+    for reason, ids in ((r, i) for part in parts for r, i in part.skipped.items()):
+        skipped[reason] = (*skipped.get(reason, ()), *ids)
+    return skipped
 
 
 def _together(parts: Sequence[readers.Profiles]) -> list[readers.Profiles]:
@@ -336,6 +473,11 @@ def ingest_metadata(
     table = pa.concat_tables(
         [readers.read_table(path) for path in paths], promote_options="permissive"
     )
+    with database.writing("ingest metadata"):
+        return _join_metadata(database, table, on)
+
+
+def _join_metadata(database: Database, table: pa.Table, on: str | None) -> MetadataReport:
     names = table.schema.names
     notes: list[str] = []
     if on is None:
@@ -355,12 +497,10 @@ def ingest_metadata(
     table = table.set_column(table.schema.get_field_index(on), on, keys)
     table = table.filter(keys.is_valid())
     _check_unique(table[on].to_pylist(), on)
-    table = _own_names(table, on)
+    table, changes = storable(_own_names(table, on), keep=[on])
+    notes += changes
     specs = [s for s in schema.TABLES.values() if database.has(s)]
-    columns = [
-        c for c in table.schema.names if c not in (on, SLIDES.key, PROFILES.key)
-        and not schema.is_internal(c)
-    ]  # fmt: skip
+    columns = [c for c in table.schema.names if c not in (on, SLIDES.key, PROFILES.key)]
     joined: dict[str, tuple[list[str], pa.Table, int]] = {}
     used: set[int] = set()
     for spec in specs:
@@ -406,7 +546,7 @@ def ingest_metadata(
 _KEYS = (
     "slide_id", "profile_id", "sample_id", "sampleid", "sample", "sample_barcode",
     "bcr_sample_barcode", "patient_id", "patient", "patientid", "_patient",
-    "bcr_patient_barcode", "submitter_id", "case_submitter_id", "case_id",
+    "bcr_patient_barcode", "submitter_id", "cases_submitter_id", "case_submitter_id", "case_id",
 )  # fmt: skip
 
 
@@ -590,8 +730,7 @@ def _rows(
         patients = [p or b or i for p, b, i in zip(patients, barcodes, ids, strict=True)]
     sites = [s or site_of(p or "") for s, p in zip(sites, patients, strict=True)]
     own_columns = (spec.key, schema.PATIENT, schema.COHORT, schema.SITE)
-    extra = [c for c in metadata.schema.names if c not in own_columns and not schema.is_internal(c)]
-    extra = [c for c in extra if c not in (SLIDES.key, PROFILES.key)]
+    extra = [c for c in metadata.schema.names if c not in (*own_columns, SLIDES.key, PROFILES.key)]
     columns: dict[str, Any] = {
         spec.key: pa.array(ids, pa.string()),
         schema.PATIENT: pa.array(patients, pa.string()),
@@ -603,10 +742,7 @@ def _rows(
     columns[spec.vector] = matrix_to_list(vectors)
     rows = pa.table(columns, schema=spec.schema(vectors.shape[1]))
     for name in extra:
-        column = metadata[name]
-        rows = rows.append_column(
-            name, column.cast(pa.string()) if pa.types.is_null(column.type) else column
-        )
+        rows = rows.append_column(name, metadata[name])
     return rows.filter(pa.array(keep)), notes
 
 
@@ -615,7 +751,7 @@ def _hashes(told: pa.Table, vectors: Matrix) -> list[str]:
     columns = [told[name].to_pylist() for name in told.schema.names]
     names = repr(told.schema.names).encode()
     return [
-        hashlib.blake2b(names + repr(row).encode() + vector.tobytes(), digest_size=16).hexdigest()
+        content_hash(vector.tobytes(), names + repr(row).encode())
         for row, vector in zip(zip(*columns, strict=True), vectors, strict=True)
     ]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
-from molquery import index, schema
+from molquery import index, rna, schema
 from molquery.database import Database
 from molquery.schema import PROFILES, SLIDES
 from molquery.space import space_facts
@@ -34,6 +34,11 @@ def overview(database: Database) -> dict[str, Any]:
         names = {"dim": "dimensions" if spec is SLIDES else "genes"}
         for name in shown:
             out[f"{spec.name}: {names.get(name, name)}"] = facts[name]
+        if spec is PROFILES and (embeddings := rna.held(database)):
+            there = database.count(spec, f"{schema.EMBEDDING} IS NOT NULL")
+            out["profiles: RNA embeddings"] = (
+                f"{embeddings.encoder}, {embeddings.dim} dimensions, of {there} profiles"
+            )
         out[f"{spec.name}: columns"] = database.metadata_columns(spec)
         out[f"{spec.name}: version"] = database.version(spec)
     if len(patients) == 2:
@@ -46,6 +51,12 @@ def overview(database: Database) -> dict[str, Any]:
         out["space"] = entry["space_id"][:12]
         for name in ("method", "dim", "n_pairs", "split_on"):
             out[f"space: {name}"] = facts_of_space[name]
+        if hold_out := facts_of_space.get("hold_out"):
+            out["space: held out"] = hold_out["rule"]
+            for name, value in hold_out["quality"].items():
+                out[f"space: held out: {name}"] = value
+        if adaptation := facts_of_space.get("adaptation"):
+            out["space: adapted with"] = f"{len(adaptation['groups'])} of {adaptation['rule']}"
     for key, entry in sorted(manifest["indexes"].items()):
         state = index.why_stale(database, entry, manifest) or "current"
         out[f"index {key}"] = f"{entry['factory']}, recall@10 {entry['recall_at_10']:.3f}, {state}"

@@ -182,4 +182,4 @@ def _is_number(value: Any) -> bool:
 
 
 def _text(text: str) -> str:
-    return escape(printable(text, len(text) + 1), quote=True)
+    return escape(printable(text, limit=None), quote=True)

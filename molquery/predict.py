@@ -20,6 +20,7 @@ and comparing the scores of these slides with their measured ones says how far t
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -29,9 +30,10 @@ import numpy.typing as npt
 from molquery import index, schema
 from molquery.database import Database, list_to_matrix
 from molquery.schema import PROFILES, SLIDES
-from molquery.space import TEMPERATURE, Fold, SharedSpace
+from molquery.space import TEMPERATURE, Fold, Model, SharedSpace
 from molquery.threads import parallel
 from molquery.vectors import (
+    Bools,
     Float,
     Ints,
     Matrix,
@@ -106,7 +108,7 @@ class Operator:
             return whole if rows is None else whole[rows]
         rows = np.arange(len(self.weights)) if rows is None else rows
         share = self.soft_share[rows, None].astype(np.float64)
-        return share * self._soft(values, rows) + (1 - share) * self._linear(values, rows)
+        return share * self.soft(values, rows) + (1 - share) * self.linear(values, rows)
 
     @cached_property
     def dense(self) -> Matrix:
@@ -125,7 +127,8 @@ class Operator:
             out[mine] += linear[mine] @ self.solvers[g]
         return out
 
-    def _soft(self, scores: Matrix, rows: Ints) -> Matrix:
+    def soft(self, scores: Matrix, rows: Ints) -> Matrix:
+        """The first term alone, (n_rows, n_sets): the soft average over neighbours."""
         indices, weights = self.neighbours[rows], self.weights[rows]
         if scores.shape[1] <= _FEW_SETS:  # padding has weight 0, so -1 may point anywhere
             return np.stack([(weights * s[indices]).sum(axis=1) for s in scores.T], axis=1)
@@ -135,7 +138,8 @@ class Operator:
         flat = (weights.ravel(), np.maximum(indices, 0).ravel(), starts)
         return np.asarray(csr_array(flat, shape=(len(rows), self.n_reference)) @ scores)
 
-    def _linear(self, scores: Matrix, rows: Ints) -> Matrix:
+    def linear(self, scores: Matrix, rows: Ints) -> Matrix:
+        """The second term alone, (n_rows, n_sets): the ridge regression."""
         out = np.empty((len(rows), scores.shape[1]), np.float32)
         for g in np.unique(self.group[rows]):
             mine = self.group[rows] == g
@@ -158,16 +162,74 @@ class Rows:
     cohorts: Strings
 
 
-def build_operator(space: SharedSpace, scheme: str, slides: Rows, profiles: Rows) -> Operator:
-    """The operator of every slide, for the folds of one scheme (`patient` or `site`)."""
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One model of a fold scheme, what it predicts and what it may learn from.
+
+    Attributes:
+        fold: position of the fold; -1 the final model.
+        model: fitted without the groups that the fold holds out.
+        rows: slides that it predicts.
+        known: profiles that may enter: none of a held-out group, nor paired with its slides.
+        trained: paired slides that it was fitted on. Pairs that came after `align` are in no fold,
+            so they are not among them.
+        standard: (n_slides, d) all slides, standardised by the model.
+    """
+
+    fold: int
+    model: Model
+    rows: Ints
+    known: Ints
+    trained: Ints
+    standard: Matrix
+
+
+def cases(
+    space: SharedSpace, scheme: str, slides: Rows, profiles: Rows, only: Bools | None = None
+) -> Iterator[Case]:
+    """Every model of a scheme (`patient` or `site`) that predicts some slide, the final one last.
+
+    A slide of a patient with RNA is predicted by the fold that held the patient out, all others by
+    the final model. RNA that the space left out enters nowhere. `only` (n_slides,) restricts what
+    is predicted.
+    """
     folds = [fold for fold in space.folds if fold.scheme == scheme]
     paired = np.isin(slides.keys, profiles.keys[profiles.keys != ""])
     fold_of = {group: f for f, fold in enumerate(folds) for group in fold.held_out}
-    model = np.array(
+    predicted_by = np.array(
         [fold_of.get(str(g), -1) if p else -1 for g, p in zip(slides.groups, paired, strict=True)],
         dtype=np.int64,
     )
+    aligned = paired & np.isin(slides.groups, sorted(fold_of))
+    final = Fold(scheme, frozenset(), space.final)
+    for f, fold in [*enumerate(folds), (-1, final)]:
+        wanted = predicted_by == f
+        rows = np.flatnonzero(wanted if only is None else wanted & only)
+        if len(rows) == 0:
+            continue
+        held = np.isin(slides.groups, sorted(fold.held_out))
+        known = _usable(slides, profiles, fold.held_out | space.left_out)
+        standard = fold.model.slide_input.standardise(slides.vectors)
+        trained = np.flatnonzero(aligned & ~held)
+        yield Case(f, fold.model, rows, np.flatnonzero(known), trained, standard)
+
+
+def _usable(slides: Rows, profiles: Rows, held: frozenset[str]) -> Bools:
+    """(n_reference,) profiles that are neither of a held-out group nor paired with its slides."""
+    own_slides = np.isin(slides.groups, sorted(held)) & (slides.keys != "")
+    own_rna = np.isin(profiles.keys, slides.keys[own_slides])
+    return np.asarray(~np.isin(profiles.groups, sorted(held)) & ~own_rna)
+
+
+def build_operator(
+    space: SharedSpace, scheme: str, slides: Rows, profiles: Rows, only: Bools | None = None
+) -> Operator:
+    """The operator of every slide, for the folds of one scheme (`patient` or `site`).
+
+    Rows of slides that are not among `only` (n_slides,), where it is given, mean nothing.
+    """
     n, k = len(slides.vectors), min(NEIGHBOURS, len(profiles.vectors))
+    model = np.full(n, -1, dtype=np.int64)
     neighbours = np.full((n, k), -1, dtype=np.int32)
     weights = np.zeros((n, k), dtype=np.float32)
     components = np.zeros((n, COMPONENTS + 1), np.float32)
@@ -175,31 +237,23 @@ def build_operator(space: SharedSpace, scheme: str, slides: Rows, profiles: Rows
     group = np.zeros(n, dtype=np.int64)
     distance = np.full((n, 2), np.nan, dtype=np.float32)
     solvers: list[Matrix] = []
-    for m, fold in enumerate([*folds, Fold(scheme, frozenset(), space.final)]):
-        rows = np.flatnonzero(model == (m if m < len(folds) else -1))
-        if len(rows) == 0:
-            continue
-        # Nothing of a held-out group is used: neither its slides nor any RNA paired with them.
-        held = np.isin(slides.groups, sorted(fold.held_out))
-        own_rna = np.isin(profiles.keys, slides.keys[paired & held])
-        known = np.flatnonzero(~np.isin(profiles.groups, sorted(fold.held_out)) & ~own_rna)
-        # Pairs that came after `align` are in no fold, so the ridge must not see them.
-        trained = np.flatnonzero(paired & np.isin(slides.groups, sorted(fold_of)) & ~held)
-        standard = fold.model.slide_input.standardise(slides.vectors)
-        x = fold.model.project_standardised(standard[rows], slides.cohorts[rows].tolist())
-        r = fold.model.project_profiles(profiles.vectors[known])
-        own = slides.groups[rows] if m == len(folds) else None
-        found, share = _soft_neighbours(x, r, fold.model.hubness(r), k, own, profiles.groups[known])
+    for case in cases(space, scheme, slides, profiles, only):
+        rows, known, standard = case.rows, case.known, case.standard
+        model[rows] = case.fold
+        x = case.model.project_standardised(standard[rows], slides.cohorts[rows].tolist())
+        r = case.model.project_profiles(profiles.vectors[known])
+        own = slides.groups[rows] if case.fold < 0 else None
+        found, share = _soft_neighbours(x, r, case.model.hubness(r), k, own, profiles.groups[known])
         neighbours[rows] = np.where(found >= 0, known[np.maximum(found, 0)], -1)
         weights[rows] = share
-        if len(trained) == 0:
+        if len(case.trained) == 0:
             soft_share[rows] = 1.0
             solvers.append(np.zeros((COMPONENTS + 1, len(profiles.vectors)), np.float32))
             group[rows] = len(solvers) - 1
             continue
-        ridge = _ridge(standard[trained], slides, trained, profiles, known)
+        ridge = _ridge(standard[case.trained], slides, case.trained, profiles, known)
         components[rows] = ridge.components(standard[rows])
-        distance[rows] = ridge.distances(standard[rows], standard[trained])
+        distance[rows] = ridge.distances(standard[rows], standard[case.trained])
         for cohort in np.unique(slides.cohorts[rows]):
             mine = rows[slides.cohorts[rows] == cohort]
             solvers.append(ridge.solver(str(cohort)))
@@ -233,6 +287,7 @@ def build_left_out(space: SharedSpace, slides: Rows, profiles: Rows) -> Operator
         own = mine & paired
         others = trained & ~mine & ~np.isin(slides.groups, slides.groups[own])
         known = (profiles.cohorts != cohort) & ~np.isin(profiles.keys, slides.keys[own])
+        known &= _usable(slides, profiles, space.left_out)
         rows = np.flatnonzero(others)
         ridge = _ridge(standard[rows], slides, rows, profiles, np.flatnonzero(known))
         components[mine] = ridge.components(standard[mine])
@@ -267,7 +322,7 @@ class _Ridge:
     x: Float
     unit_cohorts: Strings
     dual: Float  # (n_units, n_units): (K + lambda I)^-1 with the scores' mean taken off
-    spread: Float  # (n_units, n_reference): the mean score of each unit's profiles
+    unit_of: Ints  # (n_reference,): the unit of each profile, -1 for those of none
     p: int
 
     @cached_property
@@ -303,23 +358,18 @@ class _Ridge:
         slopes = (self.x * (1 + OWN_SLOPE * own)[:, None]).T / (self.p * (1 + OWN_SLOPE))
         level = LEVEL * own + GRAND
         whole = np.vstack([slopes @ self.dual, level @ self.dual + 1.0 / len(self.x)])
-        return np.asarray(whole @ self.spread, dtype=np.float32)
+        paired = np.flatnonzero(self.unit_of >= 0)
+        unit = self.unit_of[paired]
+        out = np.zeros((len(whole), len(self.unit_of)), np.float32)
+        out[:, paired] = whole[:, unit] / np.bincount(unit)[unit]
+        return out
 
 
 def _ridge(
     standardised: Matrix, slides: Rows, trained: Ints, profiles: Rows, known: Ints
 ) -> _Ridge:
     """The ridge of paired units: slides of one pair key are averaged, and so are its profiles."""
-    names, x = group_means(slides.keys[trained], standardised)
-    cohorts = slides.cohorts[trained][np.unique(slides.keys[trained], return_index=True)[1]]
-    position = {str(name): u for u, name in enumerate(names)}
-    spread = np.zeros((len(names), len(profiles.vectors)))
-    for j in known:
-        unit = position.get(str(profiles.keys[j]))
-        if unit is not None:
-            spread[unit, j] = 1.0
-    spread /= np.maximum(spread.sum(axis=1, keepdims=True), 1.0)
-
+    x, cohorts, unit_of = paired_units(standardised, slides, trained, profiles, known)
     p = x.shape[1]
     centre = x.mean(axis=0)
     _, vectors = principal_components(x, COMPONENTS)
@@ -332,11 +382,72 @@ def _ridge(
     kernel[np.diag_indices_from(kernel)] += RIDGE
     dual = np.linalg.inv(kernel)
     dual -= dual.mean(axis=1, keepdims=True)
-    return _Ridge(directions, centre.astype(np.float32), reduced, cohorts, dual, spread, p)
+    return _Ridge(directions, centre.astype(np.float32), reduced, cohorts, dual, unit_of, p)
 
 
-def compute_operators(database: Database, space: SharedSpace) -> dict[str, Operator]:
-    """The operators of every fold scheme of a space, for the database as it is now."""
+def paired_units(
+    values: Matrix, slides: Rows, trained: Ints, profiles: Rows, known: Ints
+) -> tuple[Float, Strings, Ints]:
+    """Pairs as units of one slide side and one profile side.
+
+    Args:
+        values: (n_trained, d) of the slides in `trained`.
+
+    Returns:
+        The mean of `values` over the slides of each unit (n_units, d), the cohort of each, and the
+        unit of each profile (n_reference,): -1 where it is not known or has no slide.
+    """
+    mine = np.isin(slides.keys[trained], profiles.keys[known])
+    trained, values = trained[mine], values[mine]
+    names, x = group_means(slides.keys[trained], values)
+    cohorts = slides.cohorts[trained][np.unique(slides.keys[trained], return_index=True)[1]]
+    unit_of = np.full(len(profiles.keys), -1, dtype=np.int64)
+    at = np.searchsorted(names, profiles.keys[known])
+    found = names[np.minimum(at, len(names) - 1)] == profiles.keys[known]
+    unit_of[known[found]] = at[found]
+    return x, cohorts, unit_of
+
+
+@dataclass(frozen=True, slots=True)
+class RidgeTerms:
+    """The ridge's prediction of one slide, level + sum_f values_f slopes_f, term by term.
+
+    Attributes:
+        values: (d,) the slide's features as the ridge sees them: standardised, less the mean of
+            the paired units.
+        slopes: (d,) of the predicted score along each.
+        level: what is predicted where all values are 0.
+    """
+
+    values: Float
+    slopes: Float
+    level: float
+
+
+def ridge_terms(
+    space: SharedSpace, slides: Rows, profiles: Rows, row: int, scores: Float
+) -> RidgeTerms:
+    """The terms behind the second part of the formula for one slide, folds by patient.
+
+    Args:
+        row: position of the slide.
+        scores: (n_reference,) measured scores of a signature.
+    """
+    only = np.zeros(len(slides.vectors), dtype=bool)
+    only[row] = True
+    (case,) = cases(space, PATIENT_SCHEME, slides, profiles, only)
+    if len(case.trained) == 0:
+        nothing = np.zeros(slides.vectors.shape[1])
+        return RidgeTerms(nothing, nothing, 0.0)
+    ridge = _ridge(case.standard[case.trained], slides, case.trained, profiles, case.known)
+    weights = ridge.solver(str(slides.cohorts[row])).astype(np.float64) @ scores
+    values = (case.standard[row] - ridge.centre).astype(np.float64)
+    slopes = ridge.directions.astype(np.float64) @ weights[:-1]
+    return RidgeTerms(values, slopes, float(weights[-1]))
+
+
+def read_rows(database: Database, space: SharedSpace) -> tuple[Rows, Rows]:
+    """Slides and profiles of a database as prediction needs them."""
     pair_on, split_on = space.facts["settings"]["pair_on"], space.facts["split_on"]
 
     def rows(spec: schema.TableSpec) -> Rows:
@@ -346,7 +457,12 @@ def compute_operators(database: Database, space: SharedSpace) -> dict[str, Opera
         keys, groups, cohorts = (as_text(table[c]) for c in (pair_on, split_on, schema.COHORT))
         return Rows(vectors, keys, groups, cohorts)
 
-    slides, profiles = rows(SLIDES), rows(PROFILES)
+    return rows(SLIDES), rows(PROFILES)
+
+
+def compute_operators(database: Database, space: SharedSpace) -> dict[str, Operator]:
+    """The operators of every fold scheme of a space, for the database as it is now."""
+    slides, profiles = read_rows(database, space)
 
     def build(scheme: str) -> Operator | None:
         if scheme == COHORT_SCHEME:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 import tomllib
 from dataclasses import dataclass
@@ -51,7 +52,7 @@ def load_recipe(name_or_path: str) -> Recipe:
     )
     if name_or_path in names:
         text = shipped.joinpath(f"{name_or_path}.toml").read_text("utf-8")
-    elif Path(name_or_path).is_file():
+    elif os.path.isfile(name_or_path):
         text = Path(name_or_path).read_text("utf-8", errors="replace")
     else:
         raise IndexFileError(

@@ -59,10 +59,16 @@ class Coverage:
 class Predictability:
     """How well a signature is predicted from H&E in held-out patients of this space.
 
-    R² is 1 - SS_res / SS_tot against measured scores; r is Pearson's correlation. `within_r` is the
-    mean over cohorts of the correlation inside each cohort: the honest number where cohorts differ
-    in tissue. None where it cannot be computed (a constant score, too few pairs). `rank` is the
-    place among `of` Hallmark sets; `split_on` names what was held out together.
+    R² is 1 - SS_res / SS_tot against measured scores; r is Pearson's correlation and spearman that
+    of the ranks, over all cohorts. `within_r` is the mean over cohorts of the correlation inside
+    each cohort: the honest number where cohorts differ in tissue. None where it cannot be computed
+    (a constant score, too few pairs). `rank` is the place among `of` Hallmark sets; `split_on`
+    names what was held out together.
+
+    `random_r` is the mean, over random gene sets of like size and expression, of the same
+    correlation (within cohorts, or pooled where there is none within); `specificity` is how far the
+    signature's lies above it, `specificity_z` the same in standard deviations of the random sets,
+    and `specificity_percentile` the share of them that are predicted worse, 0 to 100.
     """
 
     n_pairs: int
@@ -72,9 +78,19 @@ class Predictability:
     by_cohort: Mapping[str, float | None]
     site_r2: float | None
     site_within_r: float | None
+    spearman: float | None = None
     rank: int | None = None
     of: int | None = None
     split_on: str = "patient_id"
+    random_r: float | None = None
+    specificity: float | None = None
+    specificity_z: float | None = None
+    specificity_percentile: float | None = None
+
+    @property
+    def headline_r(self) -> float | None:
+        """The correlation that counts: within cohorts, or pooled where there is none within."""
+        return self.within_r if self.within_r is not None else self.r
 
 
 @dataclass(frozen=True, slots=True)

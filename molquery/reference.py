@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -54,19 +54,24 @@ class Reference:
     #: What is read of the profiles.
     COLUMNS = (PROFILES.key, schema.PATIENT, schema.COHORT, PROFILES.vector)
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, left_out: Collection[str] = ()) -> None:
+        """`left_out` names profiles that are scored but on whose values no scale is based."""
         table = database.read_sidecar(PROFILES, self.COLUMNS)
         self.ids: Strings = as_text(table[PROFILES.key])
         self.patients: Strings = as_text(table[schema.PATIENT])
         self.cohorts: Strings = as_text(table[schema.COHORT])
         self.expression: Matrix = list_to_matrix(table[PROFILES.vector])
         self.genes: list[str] = list(facts_of(table.schema)["genes"])
+        self._left_out = frozenset(left_out)
 
     @cached_property
     def moments(self) -> Moments:
-        """Of every gene over the reference."""
-        mean, sd = scoring.gene_z(self.expression)
-        return Moments(mean, sd, (~np.isnan(self.expression)).mean(axis=0))
+        """Of every gene over the reference, without profiles that are left out."""
+        used = self.expression
+        if self._left_out:
+            used = used[~np.isin(self.ids, sorted(self._left_out))]
+        mean, sd = scoring.gene_z(used)
+        return Moments(mean, sd, (~np.isnan(used)).mean(axis=0))
 
     @cached_property
     def usable(self) -> Bools:
@@ -96,7 +101,7 @@ class Reference:
         min_genes: int = MIN_GENES,
         min_fraction: float = MIN_FRACTION,
     ) -> Scored:
-        """Scores of many signatures; those with too few genes are left out and say why."""
+        """Scores of many signatures; those that cannot be scored are left out and say why."""
         done: list[tuple[Signature, Match]] = []
         skipped: dict[str, str] = {}
         for signature in signatures:
@@ -106,9 +111,18 @@ class Reference:
                 skipped[signature.name] = error.found or error.what
                 continue
             done.append((signature, found))
-        sets = [(m.positions, m.weights) for _, m in done]
+        scores = self.matrix([(m.positions, m.weights) for _, m in done], method)
+        kept = []
+        for s, (signature, _) in enumerate(done):
+            if why := _unusable(scores[:, s]):
+                skipped[signature.name] = why
+            else:
+                kept.append(s)
         return Scored(
-            tuple(s for s, _ in done), tuple(m for _, m in done), self.matrix(sets, method), skipped
+            tuple(done[s][0] for s in kept),
+            tuple(done[s][1] for s in kept),
+            scores[:, kept],
+            skipped,
         )
 
     def score_one(
@@ -126,10 +140,10 @@ class Reference:
         """
         found = match(signature, self.panel, min_genes=min_genes, min_fraction=min_fraction)
         scores = self.matrix([(found.positions, found.weights)], method)
-        if np.isnan(scores).any() or float(scores.std()) == 0:
+        if why := _unusable(scores[:, 0]):
             raise GeneSetError(
-                f"{signature.name} cannot be told apart between reference profiles",
-                found="a score that is constant or missing",
+                f"{signature.name} cannot be scored in the reference profiles",
+                found=why,
                 hint="molquery genesets check shows which of its genes vary here",
             )
         return found, scores
@@ -157,3 +171,11 @@ class Reference:
         if method not in known:
             raise InputError(f"{method} is not a scoring method", hint=", ".join(known))
         return scoring.score_sets(self.expression, sets, known[method])
+
+
+def _unusable(scores: Float) -> str:
+    """Why scores (n_reference,) of a signature cannot be used; empty when they can."""
+    missing = int(np.isnan(scores).sum())
+    if missing:
+        return f"no score in {missing} of {len(scores)} profiles, which lack its genes"
+    return "" if scores.max() > scores.min() else "the same score in every profile"

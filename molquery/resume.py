@@ -1,10 +1,11 @@
-"""What an interrupted ingest of slides had read already, kept until the ingest is committed.
+"""What an interrupted ingest of slides, or alignment, had done already, kept until it is committed.
 
 Pooling thousands of slides takes long; the pooled vectors take little room. Each file's slide is
 kept in an SQLite file of the user's cache directory (XDG_CACHE_HOME, or ~/.cache) under the file's
-path, size and time of change, and all of it is removed once the rows are in the table. The database
-itself is not touched before that. It is a convenience: whatever goes wrong
-with it (another process, a full disk, damage) means only that files are read again.
+path, size and time of change, and all of it is removed once the rows are in the table. An alignment
+keeps every model that it has fitted beside it, under a hash of all that the model was fitted on.
+The database itself is not touched before the end. It is a convenience: whatever goes wrong with it
+(another process, a full disk, damage) means only that the work is done again.
 """
 
 from __future__ import annotations
@@ -12,17 +13,22 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import sqlite3
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from molquery import __version__
+from molquery.errors import OutputError
+from molquery.files import write_bytes
 from molquery.readers import Options, Slides
+from molquery.space import Model, pack_model, unpack_model
 from molquery.vectors import Matrix
 
 #: Seconds of reading that a kill may lose.
@@ -95,9 +101,68 @@ def resuming(database: Path, options: Options) -> Iterator[Resume]:
 
 def cache_file(database: Path) -> Path:
     """Where the slides of an interrupted ingest into a database are kept."""
+    return _place(database, "ingest", ".sqlite")
+
+
+def models_directory(database: Path) -> Path:
+    """Where the models of an interrupted alignment of a database are kept."""
+    return _place(database, "align", "")
+
+
+def _place(database: Path, what: str, suffix: str) -> Path:
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     name = hashlib.sha256(str(database.absolute()).encode()).hexdigest()[:16]
-    return cache / "molquery" / f"ingest-{name}.sqlite"
+    return cache / "molquery" / f"{what}-{name}{suffix}"
+
+
+class FittedModels:
+    """Models by what they were fitted on; `taken` counts those that did not need to be fitted."""
+
+    def __init__(self, directory: Path, state: str) -> None:
+        self._directory = directory
+        self._state = f"{__version__} {state}"
+        self.taken = 0
+
+    def get(self, *key: object) -> Model | None:
+        """The model that was fitted under a key, if it is there and whole."""
+        try:
+            blob = self._file(key).read_bytes()
+            if hashlib.sha256(blob[32:]).digest() != blob[:32]:
+                return None
+            size = int.from_bytes(blob[32:40], "little")
+            layout = json.loads(blob[40 : 40 + size])
+        except (OSError, ValueError):
+            return None
+        from safetensors.numpy import load
+
+        self.taken += 1
+        return unpack_model(layout, "", load(blob[40 + size :]))
+
+    def put(self, model: Model, *key: object) -> None:
+        """Keep a fitted model."""
+        from safetensors.numpy import save
+
+        arrays: dict[str, Any] = {}
+        layout = json.dumps(pack_model(model, "", arrays)).encode()
+        content = len(layout).to_bytes(8, "little") + layout + save(arrays)
+        with suppress(OSError, OutputError):
+            self._directory.mkdir(parents=True, exist_ok=True)
+            write_bytes(self._file(key), hashlib.sha256(content).digest() + content)
+
+    def _file(self, key: tuple[object, ...]) -> Path:
+        name = hashlib.sha256(f"{self._state} {key!r}".encode()).hexdigest()[:32]
+        return self._directory / name
+
+
+@contextmanager
+def fitting(database: Path, state: str) -> Iterator[FittedModels]:
+    """What is left of an interrupted alignment; removed at the end, unless that is an error.
+
+    `state` must differ whenever the same key would give another model.
+    """
+    directory = models_directory(database)
+    yield FittedModels(directory, state)
+    shutil.rmtree(directory, ignore_errors=True)
 
 
 def _open(place: Path) -> sqlite3.Connection:

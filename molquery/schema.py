@@ -7,12 +7,15 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 #: Version of the on-disk format; raised when an older molquery could misread a database.
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 MANIFEST = "manifest.json"
 LOCK = ".lock"
+WRITER = ".writer.json"
+VERSIONS = "versions"
 SPACES = "spaces"
 INDEXES = "indexes"
+GENESETS = "genesets"
 
 PATIENT = "patient_id"
 COHORT = "cohort"

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,9 +23,10 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from molquery import schema
-from molquery.database import Database
+from molquery.database import Database, list_to_matrix
 from molquery.errors import MismatchError, NotReadyError, SpaceError
 from molquery.files import sha256_file, write_bytes
+from molquery.schema import PROFILES, SLIDES
 from molquery.vectors import Matrix, unit
 
 DEFAULT_SPACE = "default"
@@ -210,6 +210,11 @@ class SharedSpace:
     final: Model
     folds: tuple[Fold, ...]
 
+    @property
+    def left_out(self) -> frozenset[str]:
+        """The groups (patients) whose RNA `align --hold-out` left unused."""
+        return frozenset((self.facts.get("hold_out") or {}).get("groups", ()))
+
     def project_slides(self, embeddings: ArrayLike, cohorts: Sequence[str | None]) -> Matrix:
         """Shared vectors (n, dim) of slide embeddings, by the final model.
 
@@ -245,7 +250,7 @@ def save_space(
 
     models = {FINAL: final, **{f"fold{i}": fold.model for i, fold in enumerate(folds)}}
     arrays: dict[str, Any] = {}
-    layout = {key: _pack(model, f"{key}.", arrays) for key, model in models.items()}
+    layout = {key: pack_model(model, f"{key}.", arrays) for key, model in models.items()}
     content = {
         "facts": dict(facts),
         "models": layout,
@@ -266,20 +271,26 @@ def space_directory(database: Database, name: str, space_id: str) -> Path:
     return database.path / schema.SPACES / name / space_id[:12]
 
 
-def remove_replaced(database: Database, space: SharedSpace) -> None:
-    """Delete the files of spaces of the same name that this one has replaced in the manifest."""
-    current = space_directory(database, space.name, space.space_id)
-    for directory in current.parent.iterdir():
-        if directory != current:
-            shutil.rmtree(directory, ignore_errors=True)
+def project_tables(database: Database, space: SharedSpace) -> None:
+    """Store the shared vectors of every slide and profile, by the space's final model."""
+    column = schema.shared_column(space.space_id)
+    with database.writing("project"):
+        rows = database.read(SLIDES, [schema.COHORT, SLIDES.vector])
+        cohorts = rows[schema.COHORT].to_pylist()
+        shared = space.project_slides(list_to_matrix(rows[SLIDES.vector]), cohorts)
+        database.set_vectors(SLIDES, column, shared)
+        expression = database.matrix(PROFILES, PROFILES.vector)
+        database.set_vectors(PROFILES, column, space.project_profiles(expression))
 
 
 def manifest_entry(database: Database, space: SharedSpace) -> dict[str, Any]:
-    """What the manifest records of a space: its id and the checksums of its files."""
+    """What the manifest records of a space: its id, the checksums of its files, and the metadata
+    columns that its pairs and folds are made of."""
     directory = space_directory(database, space.name, space.space_id)
     return {
         "space_id": space.space_id,
         "sha256": {f: sha256_file(directory / f) for f in (_ARRAYS, _FACTS)},
+        "reads": sorted({space.facts["settings"]["pair_on"], space.facts["split_on"]}),
     }
 
 
@@ -289,6 +300,15 @@ def space_facts(database: Database, name: str = DEFAULT_SPACE) -> dict[str, Any]
     if entry is None:
         return None
     return dict(json.loads(_checked(database, name, entry, _FACTS).read_text("utf-8"))["facts"])
+
+
+def held_out_groups(database: Database, name: str = DEFAULT_SPACE) -> set[str]:
+    """The patients (or other groups) that the current space was learned from: each is in a fold."""
+    entry = database.manifest()["spaces"].get(name)
+    if entry is None:
+        return set()
+    content = json.loads(_checked(database, name, entry, _FACTS).read_text("utf-8"))
+    return {group for fold in content["folds"] for group in fold["held_out"]}
 
 
 def current_space(database: Database, name: str = DEFAULT_SPACE) -> SharedSpace | None:
@@ -304,7 +324,7 @@ def current_space(database: Database, name: str = DEFAULT_SPACE) -> SharedSpace 
 
     content = json.loads(_checked(database, name, entry, _FACTS).read_text("utf-8"))
     arrays = load_file(_checked(database, name, entry, _ARRAYS))
-    models = {k: _unpack(layout, f"{k}.", arrays) for k, layout in content["models"].items()}
+    models = {k: unpack_model(layout, f"{k}.", arrays) for k, layout in content["models"].items()}
     folds = tuple(
         Fold(f["scheme"], frozenset(f["held_out"]), models[f"fold{i}"])
         for i, f in enumerate(content["folds"])
@@ -348,8 +368,8 @@ def _slices(matrix: Matrix) -> list[slice]:
     return [slice(i, i + _BATCH) for i in range(0, len(matrix), _BATCH)]
 
 
-def _pack(model: Model, prefix: str, arrays: dict[str, Any]) -> dict[str, Any]:
-    """Put a model's arrays into `arrays`; return the layout that `_unpack` needs."""
+def pack_model(model: Model, prefix: str, arrays: dict[str, Any]) -> dict[str, Any]:
+    """Put a model's arrays into `arrays`; return the layout that `unpack_model` needs."""
 
     def put(name: str, array: Matrix | None) -> None:
         if array is not None:
@@ -375,7 +395,9 @@ def _pack(model: Model, prefix: str, arrays: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _unpack(layout: Mapping[str, Any], prefix: str, arrays: Mapping[str, Any]) -> Model:
+def unpack_model(layout: Mapping[str, Any], prefix: str, arrays: Mapping[str, Any]) -> Model:
+    """The model that `pack_model` took apart."""
+
     def get(name: str) -> Any:
         return arrays.get(prefix + name)
 

@@ -295,23 +295,30 @@ def apply_rules(
 
 
 def confidence(
-    scores: npt.ArrayLike, points: Sequence[float], errors: Sequence[npt.ArrayLike]
+    scores: npt.ArrayLike,
+    points: Sequence[float],
+    errors: Sequence[npt.ArrayLike],
+    scale: npt.ArrayLike = 1.0,
 ) -> Float:
     """How probable it is that the measured score lies on the same side of the nearest cut point.
 
-    The measured score of a row is its score plus an error; the errors e of m held-out predictions
-    give P(score + e > c) = #{e > c - score} / (m + 1), and P(<= c) likewise: the predictive
-    distribution of conformal inference (doi:10.1007/s10994-018-5755-8), the mass 1 / (m + 1) of
-    the unknown counted against. With cut points on both sides, the lower of the two counts.
+    The measured score of a row is its score plus its scale u times an error; the errors e of m
+    held-out predictions give P(score + u e > c) = #{u e > c - score} / (m + 1), and P(<= c)
+    likewise: the predictive distribution of conformal inference (doi:10.1007/s10994-018-5755-8),
+    the mass 1 / (m + 1) of the unknown counted against. With cut points on both sides, the lower of
+    the two counts.
 
     Args:
         scores: (n,) finite; points: the cut points that they were cut at.
-        errors: one or more lists of measured minus predicted; the least favourable list counts.
+        errors: one or more lists of (measured - predicted) / scale of held-out rows; the least
+            favourable list counts.
+        scale: (n,) positive, the size of error to be expected of each row.
 
     Returns:
         (n,) between 0 and 1; NaN where there are no errors. 0.5 is a coin toss.
     """
     numbers, cuts = _finite(scores), np.asarray(points, dtype=np.float64)
+    unit = np.broadcast_to(np.asarray(scale, dtype=np.float64), numbers.shape)
     sure = np.full(len(numbers), np.nan)
     for several in errors:
         ordered = np.sort(np.asarray(several, dtype=np.float64))
@@ -323,7 +330,7 @@ def confidence(
             (step > 0, cuts[np.maximum(step - 1, 0)], True),
             (step < len(cuts), cuts[np.minimum(step, len(cuts) - 1)], False),
         ):
-            upto = np.searchsorted(ordered, cut - numbers, side="right")
+            upto = np.searchsorted(ordered, (cut - numbers) / unit, side="right")
             share = (len(ordered) - upto if above else upto) / (len(ordered) + 1)
             here = np.where(rows, np.minimum(here, share), here)
         sure = np.fmin(sure, here)

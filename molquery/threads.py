@@ -39,9 +39,13 @@ def parallel(
 
     with threadpool_limits(limits=1), ThreadPoolExecutor(_processors()) as pool:
         futures = [pool.submit(function, item) for item in items]
-        for count, _ in enumerate(as_completed(futures), start=1):
-            if done:
-                done(count)
+        try:
+            for count, _ in enumerate(as_completed(futures), start=1):
+                if done:
+                    done(count)
+        except BaseException:  # Ctrl-C must not wait for work that has not begun
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
         return [future.result() for future in futures]
 
 

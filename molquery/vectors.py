@@ -73,6 +73,19 @@ def check_rows(
     return keep, skipped
 
 
+def same_key(left: Strings, right: Strings) -> tuple[Ints, Ints]:
+    """Positions (n,) in `left` and in `right` of every two rows with the same key.
+
+    Ordered by the position in `left`; an empty key matches nothing.
+    """
+    order = np.argsort(right, kind="stable")
+    low, high = (np.searchsorted(right[order], left, side=side) for side in ("left", "right"))
+    count = np.where(left == "", 0, high - low)
+    first = np.repeat(np.arange(len(left)), count)
+    step = np.arange(len(first)) - np.repeat(np.cumsum(count) - count, count)
+    return first, order[np.repeat(low, count) + step]
+
+
 def group_means(keys: npt.NDArray[Any], values: npt.NDArray[Any]) -> tuple[Any, Float]:
     """The distinct keys, sorted, and the mean of each one's rows of `values` (n, d), float64."""
     order = np.argsort(keys, kind="stable")

@@ -18,13 +18,13 @@ ROOT = Path(molquery.__file__).parent
 #: Upper layers may import lower ones (and their own), never the other way round.
 LAYERS = (
     {"cli"},
-    {"api", "demo", "report"},
+    {"api", "demo", "doctor", "report"},
     {"query", "align", "export", "ingest", "stratify", "associate", "outcomes", "figures", "pages",
-     "overview", "synth"},
+     "overview", "synth", "history", "backup", "environment"},
     {"evaluate", "predict", "reference", "space", "index", "recipes", "genesets", "readers",
-     "genes", "database", "resume"},
-    {"records", "vectors", "schema", "errors", "files", "barcodes", "encoders", "threads", "images",
-     "data", "scales", "keys"},
+     "genes", "database", "resume", "rna", "metadata"},
+    {"records", "vectors", "schema", "errors", "files", "barcodes", "encoders", "threads",
+     "data", "scales", "keys", "filters", "processes", "images"},
 )  # fmt: skip
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 

@@ -76,6 +76,35 @@ def test_export_and_ingest_give_the_same_content(tmp_path: Path, suffix: str) ->
     export_database(database, out, overwrite=True)
 
 
+@pytest.mark.parametrize("suffix", ["parquet", "h5ad"])
+def test_an_export_changes_nothing_in_its_own_database(tmp_path: Path, suffix: str) -> None:
+    database = build(tmp_path)
+    joined = pa.table({"patient_id": IDS, "smoker": [True, None, False, True, None, True]})
+    pq.write_table(joined, tmp_path / "m.parquet")
+    ingest_metadata(database, [tmp_path / "m.parquet"])
+    export_database(database, tmp_path / "out")
+    before = [database.version(spec) for spec in (SLIDES, PROFILES)]
+    for ingest, spec in ((ingest_slides, SLIDES), (ingest_profiles, PROFILES)):
+        path = tmp_path / "out" / f"{spec.name}.{suffix}"
+        report = ingest(database, [path], options=Options())
+        assert (report.inserted, report.updated, report.unchanged) == (0, 0, N)
+    assert [database.version(spec) for spec in (SLIDES, PROFILES)] == before
+
+
+def test_one_changed_value_of_an_export_is_one_update(tmp_path: Path) -> None:
+    database = build(tmp_path)
+    export_database(database, tmp_path / "out")
+    path = tmp_path / "out" / "slides.parquet"
+    table = pq.read_table(path)
+    grade = pa.array([9, *table["grade"].to_pylist()[1:]])
+    pq.write_table(table.set_column(table.column_names.index("grade"), "grade", grade), path)
+    report = ingest_slides(database, [path], options=Options())
+    assert (report.inserted, report.updated, report.unchanged) == (0, 1, N - 1)
+    assert database.read(SLIDES, ["grade"])["grade"].to_pylist() == grade.to_pylist()
+    pq.write_table(pq.read_table(path).append_column("new", pa.array([None, 1] + [None] * 4)), path)
+    assert ingest_slides(database, [path], options=Options()).updated == 1
+
+
 def test_exported_h5ad_opens_in_anndata(tmp_path: Path) -> None:
     database = build(tmp_path)
     export_database(database, tmp_path / "out", formats=("h5ad",))

@@ -286,7 +286,7 @@ def test_a_cut_that_is_none(cli: Cli, aligned: Path, unchanged: Watch, cut: str)
     unchanged(aligned)
     refused(
         cli("--db", aligned, "stratify", "--geneset", "HALLMARK_HYPOXIA", "--cut", cut),
-        "tertiles, median, quantiles:0.25,0.75 or value:0.5",
+        "tertiles, median, quantiles:0.25,0.75, value:0.5, mixture or mixture:3",
     )
 
 
@@ -341,7 +341,7 @@ def test_a_manifest_that_cannot_be_used(
     refused(cli("--db", ingested_copy, "info"), "ingested.mq")
 
 
-@pytest.mark.parametrize("content", ['{"format_version": 1}', '{"format_version": "1"}'])
+@pytest.mark.parametrize("content", ['{"format_version": 2}', '{"format_version": "2"}'])
 def test_a_manifest_with_missing_parts(
     cli: Cli, ingested_copy: Path, unchanged: Watch, content: str
 ) -> None:

@@ -151,19 +151,24 @@ def test_metadata_leave_the_vectors_version_alone(database: Database) -> None:
 
 
 @pytest.mark.parametrize("then", ["nothing", "metadata", "shared vectors"])
-def test_killed_between_table_and_manifest_is_stale_never_fresh(
+def test_killed_between_table_and_manifest_is_the_state_before(
     database: Database, then: str
 ) -> None:
     counts(database, rows(["s1", "s2"], vectors(2)))
     derived = database.vectors_version(SLIDES)  # what an index built now would record
     old = (database.path / schema.MANIFEST).read_bytes()
-    counts(database, rows(["s1"], vectors(1, seed=9)))
+    counts(database, rows(["s1", "s3"], vectors(2, seed=9)))
     (database.path / schema.MANIFEST).write_bytes(old)  # as if killed before the second write
     if then == "metadata":
         database.set_columns(SLIDES, SLIDES.key, pa.table({SLIDES.key: ["s1"], "age": [1]}))
     if then == "shared vectors":
         database.set_vectors(SLIDES, "shared_x", vectors(2))
+    assert database.read(SLIDES, [SLIDES.key])[SLIDES.key].to_pylist() == ["s1", "s2"]
+    np.testing.assert_array_equal(database.matrix(SLIDES, SLIDES.vector), vectors(2))
+    assert database.vectors_version(SLIDES) == derived
+    assert counts(database, rows(["s1", "s3"], vectors(2, seed=9))) == (1, 1, 0)
     assert database.vectors_version(SLIDES) != derived
+    assert lancedb.connect(str(database.path)).open_table("slides").count_rows() == 3
 
 
 def test_a_table_without_a_manifest_entry_is_made_anew(database: Database) -> None:
@@ -175,12 +180,12 @@ def test_a_table_without_a_manifest_entry_is_made_anew(database: Database) -> No
     assert database.read(SLIDES, [SLIDES.key])[SLIDES.key].to_pylist() == ["s1"]
 
 
-def test_old_versions_can_be_read(database: Database) -> None:
+def test_a_reader_keeps_its_version(database: Database) -> None:
     counts(database, rows(["s1"], vectors(1)))
-    version = database.version(SLIDES)
+    reader = database.pinned()
     counts(database, rows(["s2"], vectors(1)))
-    held = database.read(SLIDES, [SLIDES.key], dataset=database.dataset(SLIDES, version))
-    assert held[SLIDES.key].to_pylist() == ["s1"]
+    assert reader.read(SLIDES, [SLIDES.key])[SLIDES.key].to_pylist() == ["s1"]
+    assert (reader.is_current(), database.is_current()) == (False, True)
 
 
 def test_lancedb_opens_the_tables(aligned: Path) -> None:
@@ -279,8 +284,9 @@ def test_a_damaged_table_is_a_database_error(ingested_copy: Path) -> None:
     database = Database.open(ingested_copy)
     for file in (ingested_copy / "slides.lance" / "data").iterdir():
         file.write_bytes(file.read_bytes()[:40])
-    with pytest.raises(DatabaseError, match="slides table"):
+    with pytest.raises(DatabaseError, match="is damaged: nothing is read from it"):
         database.read(SLIDES, [SLIDES.key])
     shutil.rmtree(ingested_copy / "slides.lance")
-    with pytest.raises(DatabaseError, match="slides table"):
-        database.version(SLIDES)
+    with pytest.raises(DatabaseError, match=r"slides\.lance.* is damaged") as caught:
+        database.read(SLIDES, [SLIDES.key])
+    assert "it is missing" in str(caught.value)

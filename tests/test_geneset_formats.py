@@ -13,7 +13,7 @@ from molquery.errors import DatabaseError, FileFormatError, GeneSetError, Output
 from molquery.genes import resolve
 from molquery.genesets.collections import find
 from molquery.genesets.read import read_sets
-from molquery.genesets.registered import FOLDER, register, registered
+from molquery.genesets.registered import register, registered
 from molquery.records import Signature
 
 SETS = {"ALPHA": ["TP53", "EGFR", "HLA-A"], "BETA": ["KRT5", "CXCL9", "NKX2-1", "ESR1"]}
@@ -92,7 +92,7 @@ def test_collections_of_a_database(tmp_path: Path) -> None:
         register(database, "mine", other, origin="b")
     assert register(database, "mine", other, origin="b", overwrite=True)
     assert dict(registered(database)[0].weights) == {"TP53": -0.1}
-    (file,) = (database.path / FOLDER).iterdir()
+    file = database.path / "genesets" / database.manifest()["collections"]["mine"]["file"]
     for name in ("hallmark", "../x", "", "a b"):
         with pytest.raises(GeneSetError, match="cannot be called"):
             register(database, name, sets, origin="x")

@@ -130,7 +130,7 @@ def test_a_current_index_is_ok(aligned: Path) -> None:
 def test_one_flipped_byte_is_found_and_the_exact_path_answers(
     aligned_copy: Path, engine: Engine, where: float
 ) -> None:
-    file = aligned_copy / "indexes" / "default-slides-flat.faiss"
+    file = next((aligned_copy / "indexes").glob("default-slides-flat-*"))
     blob = bytearray(file.read_bytes())
     blob[int(where * len(blob)) if where == 0.5 else int(where)] ^= 1
     file.write_bytes(bytes(blob))
@@ -148,7 +148,7 @@ def test_one_flipped_byte_is_found_and_the_exact_path_answers(
 
 
 def test_a_missing_file_is_found(aligned_copy: Path) -> None:
-    (aligned_copy / "indexes" / "default-slides-flat.faiss").unlink()
+    next((aligned_copy / "indexes").glob("default-slides-flat-*")).unlink()
     assert state(Database.open(aligned_copy)) == "its file is missing"
 
 
@@ -196,7 +196,7 @@ def test_exact_indexes_are_preferred(aligned_copy: Path) -> None:
     build_indexes(Engine(database), load_recipe("ivf"))
     assert len(index_states(database, checksums=False)) == 4
     assert index.load_current(database, DEFAULT_SPACE, SLIDES).key == "default-slides-flat"
-    (aligned_copy / "indexes" / "default-slides-flat.faiss").unlink()
+    next((aligned_copy / "indexes").glob("default-slides-flat-*")).unlink()
     assert index.load_current(database, DEFAULT_SPACE, SLIDES).key == "default-slides-ivf"
     assert index.load_current(database, DEFAULT_SPACE, PROFILES).key == "default-profiles-flat"
 

@@ -1,6 +1,8 @@
 """Files into the database: what is accepted, refused, skipped, renamed, joined and reported."""
 
 from collections.abc import Sequence
+from datetime import date
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -443,3 +445,55 @@ def test_a_cohort_filled_after_align_projects_the_slide_anew(
     stored = database.matrix(SLIDES, shared_column(space.space_id))
     expected = space.project_slides(list_to_matrix(table[SLIDES.vector]), table[COHORT].to_pylist())
     np.testing.assert_allclose(stored, expected, atol=1e-6)
+
+
+# Names and types of metadata columns ------------------------------------------------------------
+
+AWKWARD = {
+    "diagnosis.age": pa.array([61, None]),
+    "_rowid": pa.array(["x", "y"]),
+    "`quoted`": pa.array(["x", "y"]),
+    "cost": pa.array([Decimal("1.50"), None]),
+    "mutations": pa.array([["TP53", "KRAS"], None]),
+    "embedding": pa.array(["mine", "mine"]),
+    "sampled": pa.array([date(2020, 1, 2), None]),
+}
+STORED = {
+    "diagnosis_age": [61, None],
+    "rowid": ["x", "y"],
+    "_quoted_": ["x", "y"],
+    "cost": [1.5, None],
+    "mutations": ['["TP53", "KRAS"]', None],
+    "sampled": [date(2020, 1, 2), None],
+}
+
+
+@pytest.mark.parametrize("joined", [True, False])
+def test_columns_that_a_table_cannot_hold_as_they_are(database: Database, joined: bool) -> None:
+    """Lance takes dots for paths, and a table with a column called _rowid for damaged."""
+    if joined:
+        slides(database, "ab", normal(2, 4))
+        notes = metadata(database, "slide_id", slide_id=["a", "b"], **AWKWARD).notes
+    else:
+        notes = slides(database, "ab", normal(2, 4), **AWKWARD).notes
+    assert {c: column(database, SLIDES, c) for c in STORED} == STORED
+    assert set(STORED) == set(database.metadata_columns(SLIDES)) - {
+        "slide_id", "patient_id", "cohort", "site"
+    }  # fmt: skip
+    said = "; ".join(notes)
+    assert "diagnosis.age -> diagnosis_age, _rowid -> rowid" in said
+    assert "cost (decimal128(3, 2)), mutations (list<element: string>)" in said
+    assert "left out, since molquery keeps these names: embedding" in said
+    with pytest.raises(ColumnError, match=r"one name(?s:.*)a_b"):
+        metadata(database, "slide_id", slide_id=["a", "b"], **{"a.b": [1, 2], "a_b": [1, 2]})
+
+
+def test_clinical_tables_of_the_gdc(database: Database, tmp_path: Path) -> None:
+    slides(database, ["TCGA-AA-0001-01Z-00-DX1", "TCGA-AA-0002-01Z-00-DX1"], normal(2, 4))
+    (tmp_path / "clinical.tsv").write_text(
+        "cases.case_id\tcases.submitter_id\tdemographic.days_to_death\n"
+        "0a\tTCGA-AA-0001\t'--\n1b\tTCGA-AA-0002\t365\n"
+    )
+    report = ingest_metadata(database, [tmp_path / "clinical.tsv"])
+    assert report.matched == {"slides": (2, 2)}
+    assert column(database, SLIDES, "demographic_days_to_death") == [None, 365]

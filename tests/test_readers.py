@@ -436,6 +436,37 @@ def test_h5ad_profiles(tmp_path: Path) -> None:
         read_profiles(tmp_path / "t")
 
 
+def test_h5ad_that_claims_more_than_it_holds(tmp_path: Path) -> None:
+    path = tmp_path / "x.h5ad"
+    obs = pd.DataFrame(index=list(IDS))
+
+    def written(x: object) -> h5py.File:
+        anndata.AnnData(x, obs=obs, var=pd.DataFrame(index=list(GENES))).write_h5ad(path)
+        return h5py.File(path, "r+")
+
+    for shape, says in (((2**50, len(GENES)), "too small"), (VALUES.shape, "never written")):
+        with written(VALUES) as file:
+            del file["X"]
+            data = file.create_dataset("X", shape, np.float32, chunks=(1, 2))
+            data.attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
+        with pytest.raises(FileFormatError, match=rf"X of (?s:.*){says}"):
+            read_profiles(path)
+    for shape in ((2**40, len(GENES)), (len(IDS), 2**40)):
+        with written(scipy.sparse.csr_matrix(VALUES)) as file:
+            file["X"].attrs["shape"] = shape
+        with pytest.raises(FileFormatError):
+            read_profiles(path)
+    with written(VALUES) as file:  # a part of obs
+        del file["obs/_index"]
+        file["obs"].create_dataset("_index", (2**45,), h5py.string_dtype(), chunks=(1,))
+    with pytest.raises(FileFormatError, match=r"obs/_index of (?s:.*)too small"):
+        read_profiles(path)
+    with written(VALUES) as file:
+        file["X"].attrs["encoding-type"] = "dict"
+    with pytest.raises(FileFormatError):
+        read_profiles(path)
+
+
 @settings(
     max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )

@@ -12,6 +12,7 @@ from molquery.database import Database
 from molquery.errors import ColumnError, FilterError, GeneSetError, InputError
 from molquery.genesets import collections
 from molquery.genesets.inline import parse_genes
+from molquery.query import answer as answering
 from molquery.query import calibrate
 from molquery.query.engine import Engine
 from molquery.query.search import COLUMNS, Ranking, search
@@ -120,7 +121,7 @@ def test_within_any_column(engine: Engine, predicted: Float) -> None:
 
 def test_ties_break_by_id(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     level = np.round(engine.predict(engine.reference.score([HYPOXIA]).scores), 0)
-    monkeypatch.setattr(engine, "predict", lambda scores: level)
+    monkeypatch.setattr(answering, "predict", lambda *_: level)
     monkeypatch.setattr(engine, "answers", {})
     found = search(engine, HYPOXIA, k=10_000, null=0).hits
     keys = list(zip((-found["score"].to_numpy()).tolist(), found["slide_id"].to_pylist(),
@@ -266,16 +267,16 @@ def test_provenance_says_where_the_answer_comes_from(engine: Engine, everything:
     assert set(p.genes_found) | set(p.genes_missing) == set(HYPOXIA.genes)
     assert p.table_versions["slides"] == engine.database.version(SLIDES)
     assert p.parameters["null"] == 100
-    assert p.method == "soft-knn"
+    assert p.method == "blend"
 
 
 # The vector --------------------------------------------------------------------------------------
 
 
-def test_the_vector_finds_slides_and_soft_knn_scores_them(
+def test_an_index_finds_the_candidates_and_the_method_scores_them(
     engine: Engine, everything: Ranking
 ) -> None:
-    found = search(engine, HYPOXIA, k=5, null=0, method="vector")
+    found = search(engine, HYPOXIA, k=5, null=0, use_index=True)
     exact = dict(zip(ids(everything), everything.hits["score"].to_pylist(), strict=True))
     for row in found.hits.to_pylist():
         assert row["score"] == pytest.approx(exact[row["slide_id"]])
@@ -283,14 +284,23 @@ def test_the_vector_finds_slides_and_soft_knn_scores_them(
     assert found.agreement > 0.5
     assert found.provenance.index == "default-slides-flat"
     assert ids(found) == ids(everything)[:5]
-    without = search(engine, HYPOXIA, k=5, null=0, method="vector", use_index=False)
-    assert ids(without) == ids(found)
-    assert without.provenance.index is None
+    assert everything.provenance.index is None
 
 
-def test_the_vector_heeds_the_filter(engine: Engine) -> None:
+def test_without_an_index_candidates_come_from_an_exact_scan(
+    aligned_copy: Path, everything: Ranking
+) -> None:
+    for file in (aligned_copy / "indexes").glob("*.faiss"):
+        file.unlink()
+    found = search(Engine(Database.open(aligned_copy)), HYPOXIA, k=5, null=0, use_index=True)
+    assert ids(found) == ids(everything)[:5]
+    assert found.provenance.index is None
+    assert any("exact scan instead of an index" in note for note in found.notes)
+
+
+def test_the_index_heeds_the_filter(engine: Engine) -> None:
     where = "cohort = 'COHORT-C'"
-    a = search(engine, HYPOXIA, k=5, null=0, method="vector", where=where)
+    a = search(engine, HYPOXIA, k=5, null=0, use_index=True, where=where)
     assert set(a.hits["cohort"].to_pylist()) == {"COHORT-C"}
     assert ids(a) == ids(search(engine, HYPOXIA, k=5, null=0, where=where))
 
@@ -306,7 +316,7 @@ def test_the_vector_recovers_a_linear_score() -> None:
 
 
 def test_wrong_arguments(engine: Engine) -> None:
-    with pytest.raises(InputError, match="search method"):
+    with pytest.raises(InputError, match="not a method"):
         search(engine, HYPOXIA, method="magic")
     with pytest.raises(InputError, match="k must be"):
         search(engine, HYPOXIA, k=0)

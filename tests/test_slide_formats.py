@@ -7,6 +7,7 @@ LazySlide itself wrote the zarr store (`make_lazyslide.py`).
 
 import os
 import pickle
+import shutil
 import sys
 import zipfile
 from collections.abc import Callable
@@ -242,6 +243,7 @@ def test_pickles_that_lie(tmp_path: Path) -> None:
         b"\x80\x04\x8e" + (2**60).to_bytes(8, "little") + b"x.",  # bytes that are not there
         b"\x80\x04" + b"]" * 100_000 + b"a" * 99_999 + b".",
         b"\x80\x04r\xff\xff\xff\xff.",
+        b"\x80\x05\x96" + (2**40).to_bytes(8, "little") + b"x.",  # a bytearray
     ):
         assert content != good
         path.write_bytes(content)
@@ -273,6 +275,38 @@ def test_lazyslide_stores(tmp_path: Path) -> None:
     (vector / "c" / "0" / "0").write_bytes(b"damaged")
     with pytest.raises(FileFormatError, match="wsidata store"):
         one(store, Options(vector="uni"))
+
+
+def tiles_alone(folder: Path) -> tuple[Path, np.ndarray]:
+    """LazySlide's store of one model before `feature_aggregation`; its tiles in several chunks."""
+    import zarr
+
+    store = folder / "S-a.zarr"
+    with zipfile.ZipFile(DATA / "lazyslide.zarr.zip") as archive:
+        archive.extractall(store)
+    shutil.rmtree(store / "tables" / "resnet50")
+    shutil.rmtree(store / "tables" / "uni" / "uns" / "agg_ops")
+    shutil.rmtree(store / "tables" / "uni" / "X")
+    (store / "tables" / "uni").rename(store / "tables" / "uni_tiles")
+    group = zarr.open_group(store / "tables" / "uni_tiles", mode="r+")
+    group.create_array("X", data=PATCHES[:50, :16], chunks=(7, 16))
+    return store, PATCHES[:50, :16]
+
+
+def test_lazyslide_tiles_that_were_not_aggregated_are_pooled(tmp_path: Path) -> None:
+    store, tiles = tiles_alone(tmp_path)
+    check_pooled(one(store), tiles, "uni")
+    check_pooled(one(tmp_path, Options(encoder="uni")), tiles, "uni")
+    with pytest.raises(ColumnError, match=r"no features of conch(?s:.*)uni"):
+        one(store, Options(vector="conch"))
+    chunk = store / "tables" / "uni_tiles" / "X" / "c" / "3" / "0"
+    chunk.unlink()  # zarr reads it as zeros
+    with pytest.raises(FileFormatError, match="7 of 8 chunks were written"):
+        one(store)
+    about = chunk.parents[2] / "zarr.json"
+    about.write_text(about.read_text().replace("50,", f"{2**60},"))
+    with pytest.raises(FileFormatError, match=r"values of shape \(1152921504606846976, 16\)"):
+        one(store)
 
 
 def test_arrays_with_a_list_of_ids(tmp_path: Path) -> None:

@@ -67,6 +67,7 @@ def fit_infonce(
     settings: InfoNCE,
     *,
     seed: int,
+    device: str = "auto",
     report: EpochReport | None = None,
 ) -> tuple[Head, Head]:
     """Heads of slides and profiles, from the epoch with the best validation R@10.
@@ -77,17 +78,19 @@ def fit_infonce(
         groups: (n_pairs,) patient of each pair, as integers.
         validation: positions of the pairs that are not trained on but decide when to stop.
         seed: of initialisation, batches, dropout and noise.
+        device: 'cpu', or 'auto' and 'gpu': the GPU where there is one.
         report: called after each epoch with (epoch, epochs, loss, validation R@10).
     """
     generator = torch.Generator().manual_seed(seed)
     torch.manual_seed(seed)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    slides, profiles = torch.from_numpy(x).to(device), torch.from_numpy(z).to(device)
-    owner = torch.from_numpy(groups).to(device)
+    use_gpu = device != "cpu" and torch.cuda.is_available()
+    place = torch.device("cuda" if use_gpu else "cpu")
+    slides, profiles = torch.from_numpy(x).to(place), torch.from_numpy(z).to(place)
+    owner = torch.from_numpy(groups).to(place)
     train = torch.from_numpy(np.setdiff1d(np.arange(len(x)), validation))
-    held = torch.from_numpy(validation).to(device)
-    slide_net, profile_net = (_mlp(d, settings).to(device) for d in (x.shape[1], z.shape[1]))
-    log_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07), device=device))
+    held = torch.from_numpy(validation).to(place)
+    slide_net, profile_net = (_mlp(d, settings).to(place) for d in (x.shape[1], z.shape[1]))
+    log_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07), device=place))
     weights = [*slide_net.parameters(), *profile_net.parameters()]
     optimiser = torch.optim.AdamW(
         [
@@ -100,7 +103,7 @@ def fit_infonce(
     best, best_state, since = -1.0, None, 0
     for epoch in range(settings.epochs):
         slide_net.train(), profile_net.train()
-        order = train[torch.randperm(len(train), generator=generator)].to(device)
+        order = train[torch.randperm(len(train), generator=generator)].to(place)
         total = 0.0
         for batch in torch.split(order, settings.batch):
             if len(batch) < 2:
@@ -111,7 +114,7 @@ def fit_infonce(
             same = owner[batch][:, None] == owner[batch][None, :]
             same.fill_diagonal_(False)
             logits = logits.masked_fill(same, float("-inf"))
-            target = torch.arange(len(batch), device=device)
+            target = torch.arange(len(batch), device=place)
             loss = functional.cross_entropy(logits, target) / 2
             loss = loss + functional.cross_entropy(logits.T, target) / 2
             optimiser.zero_grad()

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from molquery import schema
 from molquery.database import Database, list_to_matrix
-from molquery.errors import ColumnError, SpaceError, some
+from molquery.errors import ColumnError, InputError, SpaceError, some
 from molquery.schema import PROFILES, SLIDES, TableSpec
-from molquery.vectors import Bools, Ints, Matrix, Strings, as_text
+from molquery.vectors import Bools, Ints, Matrix, Strings, as_text, same_key
 
 #: Fewer pairs than this teach nothing that could be told from noise.
 MIN_PAIRS = 30
@@ -36,6 +37,7 @@ class Pairs:
     Attributes:
         slide, profile: (n_pairs,) positions in `slides` and `profiles`.
         split_on: the column that keeps rows together in a split (`patient_id`).
+        left_out: groups whose RNA must not be used; none of the pairs is theirs.
     """
 
     slides: Side
@@ -43,6 +45,7 @@ class Pairs:
     slide: Ints
     profile: Ints
     split_on: str
+    left_out: frozenset[str] = frozenset()
 
     def __len__(self) -> int:
         return len(self.slide)
@@ -62,9 +65,34 @@ class Pairs:
         """(n_pairs,) the tissue-source site of each pair's slide; empty where unknown."""
         return self.slides.sites[self.slide]
 
+    @property
+    def unused(self) -> Bools:
+        """(n_profiles,) profiles of the groups left out, and those paired with their slides."""
+        slides = np.isin(self.slides.groups, sorted(self.left_out))
+        keys = np.unique(self.slides.pair_keys[slides & (self.slides.pair_keys != "")])
+        mine = np.isin(self.profiles.groups, sorted(self.left_out))
+        return np.asarray(mine | np.isin(self.profiles.pair_keys, keys))
+
     def of_groups(self, groups: Collection[str]) -> Bools:
         """(n_pairs,) mask of the pairs in any of these groups."""
         return np.isin(self.groups, sorted(groups))
+
+    def without(self, groups: Collection[str], why: str) -> Pairs:
+        """These pairs but those of some groups, whose RNA is then left out altogether.
+
+        Raises:
+            SpaceError: too few pairs are left to learn from; `why` says what was held out.
+        """
+        out = replace(self, left_out=self.left_out | frozenset(groups))
+        keep = ~out.of_groups(out.left_out) & ~out.unused[out.profile]
+        left = replace(out, slide=self.slide[keep], profile=self.profile[keep])
+        if len(left) < MIN_PAIRS:
+            raise SpaceError(
+                f"without {why} too few pairs are left to learn from",
+                found=f"{len(left)} of {len(self)} pairs; an alignment needs {MIN_PAIRS}",
+                hint="hold out less, or add pairs of other cohorts",
+            )
+        return left
 
 
 def load_pairs(database: Database, *, pair_on: str, split_on: str) -> Pairs:
@@ -78,12 +106,8 @@ def load_pairs(database: Database, *, pair_on: str, split_on: str) -> Pairs:
     """
     slides = _side(database, SLIDES, pair_on, split_on)
     profiles = _side(database, PROFILES, pair_on, split_on)
-    of_key: dict[str, list[int]] = {}
-    for j, key in enumerate(profiles.pair_keys):
-        if key:
-            of_key.setdefault(str(key), []).append(j)
-    pairs = [(i, j) for i, key in enumerate(slides.pair_keys) for j in of_key.get(str(key), [])]
-    if not pairs:
+    slide, profile = same_key(slides.pair_keys, profiles.pair_keys)
+    if len(slide) == 0:
         raise SpaceError(
             f"no slide and profile share a {pair_on}",
             found=f"slides have {some(slides.pair_keys[:3])}; "
@@ -91,15 +115,57 @@ def load_pairs(database: Database, *, pair_on: str, split_on: str) -> Pairs:
             hint="molquery ingest metadata to give both the same patient ids, or "
             "align --pair-on another column that both tables hold",
         )
-    if len(pairs) < MIN_PAIRS:
+    if len(slide) < MIN_PAIRS:
         raise SpaceError(
             f"an alignment needs at least {MIN_PAIRS} pairs of slide and profile",
-            found=f"{len(pairs)} pairs in {database.path}",
+            found=f"{len(slide)} pairs in {database.path}",
             hint="add profiles of patients whose slides are here; with fewer pairs only "
             "slide-to-slide similarity means anything",
         )
-    slide, profile = (np.array(side, dtype=np.int64) for side in zip(*pairs, strict=True))
     return Pairs(slides, profiles, slide, profile, split_on)
+
+
+def groups_where(database: Database, pairs: Pairs, rule: str) -> frozenset[str]:
+    """The groups (patients) with a slide or profile that a rule COLUMN=VALUE names.
+
+    Raises:
+        InputError: the rule is not of that form, nothing has the value, or nothing that has it is
+            a pair.
+        ColumnError: neither table has the column.
+    """
+    column, equals, value = (part.strip() for part in rule.partition("="))
+    if not (column and equals and value):
+        raise InputError(
+            "what to hold out is given as COLUMN=VALUE",
+            found=rule,
+            hint="--hold-out cohort=TCGA-STAD",
+        )
+    held = {spec: database.metadata_columns(spec) for spec in (SLIDES, PROFILES)}
+    if not any(column in names for names in held.values()):
+        raise ColumnError(
+            f"neither slides nor profiles have a column {column}", found=some(held[SLIDES], 20)
+        )
+    groups: set[str] = set()
+    values: set[str] = set()
+    for spec, side in ((SLIDES, pairs.slides), (PROFILES, pairs.profiles)):
+        if column in held[spec]:
+            text = as_text(database.read(spec, [column])[column])
+            groups |= set(side.groups[text == value].tolist())
+            values |= set(text.tolist()) - {""}
+    if value not in values:
+        near = difflib.get_close_matches(value, sorted(values), n=1)
+        raise InputError(
+            f"no slide or profile has {column} {value}",
+            found=some(sorted(values), 10),
+            hint=f"--hold-out {column}={near[0]}" if near else None,
+        )
+    groups.discard("")
+    if not pairs.of_groups(groups).any():
+        raise InputError(
+            f"{column} {value} has no pair of slide and RNA to hold out",
+            hint="without RNA it is an unseen cohort as it is: molquery align",
+        )
+    return frozenset(groups)
 
 
 def _side(database: Database, spec: TableSpec, pair_on: str, split_on: str) -> Side:

@@ -7,22 +7,25 @@ slide and profile, and only then name the space in the manifest.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+import hashlib
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
-from molquery import index, predict
+from molquery import index, predict, rna
 from molquery.align.cca import CCA, fit_cca
 from molquery.align.inputs import fit_profile_input, fit_slide_input
-from molquery.align.pairs import Pairs, load_pairs
+from molquery.align.left_out import describe_left_out
+from molquery.align.pairs import Pairs, groups_where, load_pairs
 from molquery.database import Database
 from molquery.errors import InputError
 from molquery.evaluate import metrics
 from molquery.evaluate.held_out import mean_retrieval
 from molquery.evaluate.splits import folds_by_group, holdout_by_group
 from molquery.predict import PATIENT_SCHEME, SITE_SCHEME
+from molquery.resume import fitting
 from molquery.schema import PATIENT, PROFILES, SLIDES, shared_column
 from molquery.space import (
     DEFAULT_SPACE,
@@ -32,7 +35,7 @@ from molquery.space import (
     Model,
     SharedSpace,
     manifest_entry,
-    remove_replaced,
+    project_tables,
     save_space,
 )
 from molquery.threads import parallel
@@ -42,6 +45,8 @@ METHODS = ("cca", "infonce")
 N_FOLDS = 5
 _VALIDATION = 0.2
 _MAX_ANCHORS = 5000
+#: Raised when the same pairs and settings give another model than before.
+_FORMULA = 1
 #: A smaller gain of the contrastive heads on one inner split is within what a split does by itself
 #: (within-cohort r varied by 0.01 between splits of 1,647 patients), so the closed form is kept.
 _WORTH = 0.01
@@ -59,12 +64,15 @@ class AlignSettings:
         pair_on: the column that says which slide and profile belong together.
         split_on: the column whose values are never split between training and test.
         seed: of folds, initialisation, batches, dropout and noise.
+        hold_out: COLUMN=VALUE: RNA of patients with such a slide or profile is left out
+            altogether, as if it had never been measured; empty for none.
     """
 
     method: str = "auto"
     pair_on: str = PATIENT
     split_on: str = PATIENT
     seed: int = 0
+    hold_out: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,79 +91,155 @@ def align(
     settings: AlignSettings | None = None,
     *,
     name: str = DEFAULT_SPACE,
+    device: str = "auto",
     progress: Progress | None = None,
 ) -> AlignReport:
     """Learn a space from the database's pairs and make it the current one.
 
+    Interrupted, it is taken up by the next call where it was: the same space comes out.
+
+    Args:
+        device: 'cpu', 'gpu', or 'auto' (a GPU where there is one), for the contrastive heads.
+
     Raises:
         SpaceError: there are no pairs, or too few.
+        InputError: the method, the device or what to hold out is not known.
     """
     settings = settings or AlignSettings()
     if settings.method not in ("auto", *METHODS):
         raise InputError(
             f"{settings.method} is not an alignment method", hint=f"auto, {', '.join(METHODS)}"
         )
+    check_device(device)
+    pairs = load_pairs(database.pinned(), pair_on=settings.pair_on, split_on=settings.split_on)
+    if settings.hold_out:
+        groups = groups_where(database, pairs, settings.hold_out)
+        pairs = pairs.without(groups, settings.hold_out)
+    return learn(database, pairs, settings, name=name, device=device, progress=progress)
+
+
+def learn(
+    database: Database,
+    pairs: Pairs,
+    settings: AlignSettings,
+    *,
+    name: str = DEFAULT_SPACE,
+    device: str = "auto",
+    progress: Progress | None = None,
+    facts: Mapping[str, Any] | None = None,
+) -> AlignReport:
+    """As `align`, from pairs that were chosen already; `facts` are stored beside its own."""
     tell = progress or (lambda stage, done, total, text: None)
-    pairs = load_pairs(database, pair_on=settings.pair_on, split_on=settings.split_on)
     kind = database.facts(SLIDES)["kind"]
     notes: list[str] = []
-    comparison: dict[str, dict[str, float]] = {}
-    method = settings.method
-    if method == "auto":
-        comparison = _compare(pairs, kind, settings.seed, tell)
-        gain = comparison["infonce"]["within_r"] - comparison["cca"]["within_r"]
-        method = "infonce" if gain > _WORTH else "cca"
-    plan = _plan_folds(pairs, settings.seed, notes)
+    if embeddings := rna.held(database):
+        notes.append(
+            f"learned from the expression; the {embeddings.encoder} embeddings of the profiles are "
+            "not used"
+        )
+    with fitting(database.path, _state(pairs, kind, settings.seed, device)) as kept:
 
-    def fit(held: set[str]) -> Model:
-        return fit_model(pairs, held, kind, method, settings.seed, tell=_epochs(tell))
+        def fit(held: Collection[str], method: str) -> Model:
+            key = (method, sorted(held))
+            if (model := kept.get(*key)) is None:
+                model = fit_model(
+                    pairs, held, kind, method, settings.seed, device=device, tell=_epochs(tell)
+                )
+                kept.put(model, *key)
+            return model
 
-    def done(count: int) -> None:
-        tell("fitting folds", count, len(plan) + 1, method)
+        comparison: dict[str, dict[str, float]] = {}
+        method = settings.method
+        if method == "auto":
+            comparison = _compare(pairs, settings.seed, fit, tell)
+            gain = comparison["infonce"]["within_r"] - comparison["cca"]["within_r"]
+            method = "infonce" if gain > _WORTH else "cca"
+            notes.append(f"{method} was chosen on an inner split by {settings.split_on}")
+        plan = _plan_folds(pairs, settings.seed, notes)
 
-    done(0)
-    # torch has one random state for all threads, so contrastive folds run one after the other.
-    every_fold: list[set[str]] = [held for _, held in plan] + [set()]
-    *models, final = parallel(fit, every_fold, done, sequential=method != "cca")
-    folds = [Fold(scheme, frozenset(h), m) for (scheme, h), m in zip(plan, models, strict=True)]
+        def done(count: int) -> None:
+            tell("fitting folds", count, len(plan) + 1, method)
 
-    facts = {
-        "encoder": database.facts(SLIDES)["encoder"],
-        "kind": kind,
-        "slide_dim": int(pairs.slides.vectors.shape[1]),
-        "n_genes": int(pairs.profiles.vectors.shape[1]),
-        "dim": final.dim,
-        "method": method,
-        "n_pairs": len(pairs),
-        "n_groups": len(np.unique(pairs.groups)),
-        "settings": asdict(settings),
-        "split_on": settings.split_on,
-        "comparison": comparison,
-        "retrieval": held_out_retrieval(pairs, folds),
-    }
-    tell("projecting", 0, 2, "slides and profiles")
-    space = save_space(database, name, facts, final, folds)
-    _activate(database, space, pairs, tell)
-    if comparison:
-        notes.append(f"{method} was chosen on an inner split by {settings.split_on}")
-    return AlignReport(
-        space, len(pairs.slides.ids), len(pairs.profiles.ids), comparison, tuple(notes)
-    )
+        done(0)
+        # torch has one random state for all threads: contrastive folds run one after the other.
+        every_fold: list[set[str]] = [held for _, held in plan] + [set()]
+        *models, final = parallel(
+            lambda held: fit(held, method), every_fold, done, sequential=method != "cca"
+        )
+        folds = [Fold(scheme, frozenset(h), m) for (scheme, h), m in zip(plan, models, strict=True)]
+        if kept.taken:
+            total = len(every_fold) + len(comparison)
+            notes.append(f"{kept.taken} of {total} models were there from an interrupted align")
+        if device == "gpu" and method == "cca":
+            notes.append("cca is a closed form in numpy: no GPU was used")
+
+        whole = {
+            **(facts or {}),
+            "encoder": database.facts(SLIDES)["encoder"],
+            "kind": kind,
+            "slide_dim": int(pairs.slides.vectors.shape[1]),
+            "n_genes": int(pairs.profiles.vectors.shape[1]),
+            "dim": final.dim,
+            "method": method,
+            "n_pairs": len(pairs),
+            "n_groups": len(np.unique(pairs.groups)),
+            "settings": asdict(settings),
+            "split_on": settings.split_on,
+            "comparison": comparison,
+            "retrieval": held_out_retrieval(pairs, folds),
+        }
+        if pairs.left_out:
+            tell("predicting held-out", 0, 1, settings.hold_out)
+            told = describe_left_out(database, pairs, final, settings.hold_out)
+            whole["hold_out"] = told
+            tell("predicting held-out", 1, 1, settings.hold_out)
+        tell("projecting", 0, 2, "slides and profiles")
+        with database.writing("align") as draft:
+            draft["details"] = f"{method}, {len(pairs)} pairs"
+            space = save_space(database, name, whole, final, folds)
+            _activate(database, space)
+        tell("projecting", 2, 2, "done")
+    n_slides, n_profiles = database.count(SLIDES), database.count(PROFILES)
+    return AlignReport(space, n_slides, n_profiles, comparison, tuple(notes))
 
 
-def _activate(database: Database, space: SharedSpace, pairs: Pairs, tell: Progress) -> None:
-    """Store the projections, then name the space in the manifest."""
-    column = shared_column(space.space_id)
-    cohorts = pairs.slides.cohorts.tolist()
-    database.set_vectors(SLIDES, column, space.project_slides(pairs.slides.vectors, cohorts))
-    tell("projecting", 1, 2, "profiles")
-    database.set_vectors(PROFILES, column, space.project_profiles(pairs.profiles.vectors))
+def check_device(device: str) -> None:
+    """Raise InputError unless a device is 'auto', 'cpu', or 'gpu' where torch has one."""
+    if device == "gpu":
+        import torch
+
+        if not torch.cuda.is_available():
+            raise InputError(
+                "torch finds no GPU here",
+                found=f"torch {torch.__version__}",
+                hint="--device cpu, or a torch built for the GPU of this machine",
+            )
+    elif device not in ("auto", "cpu"):
+        raise InputError(f"{device} is not a device", hint="auto, cpu, gpu")
+
+
+def _state(pairs: Pairs, kind: str, seed: int, device: str) -> str:
+    """A hash of all that a fitted model depends on beside its method and what it holds out."""
+    digest = hashlib.sha256(f"{_FORMULA} {CCA()} {kind} {seed} {device}".encode())
+    for side in (pairs.slides, pairs.profiles):
+        digest.update(np.ascontiguousarray(side.vectors).data)
+        for text in (side.ids, side.pair_keys, side.groups, side.cohorts, side.sites):
+            digest.update("\n".join(text.tolist()).encode())
+    for rows in (pairs.slide, pairs.profile, pairs.unused):
+        digest.update(np.ascontiguousarray(rows).data)
+    return digest.hexdigest()
+
+
+def _activate(database: Database, space: SharedSpace) -> None:
+    """Store the projections and name the space in the manifest.
+
+    The rows are read anew: others may have come since the pairs were read.
+    """
+    project_tables(database, space)
     entry = manifest_entry(database, space)
     database.update_manifest(lambda manifest: manifest["spaces"].update({space.name: entry}))
-    database.drop_shared(keep=column)
+    database.drop_shared(keep=shared_column(space.space_id))
     index.remove_stale(database, {space.space_id})
-    remove_replaced(database, space)
-    tell("projecting", 2, 2, "done")
 
 
 def fit_model(
@@ -165,6 +249,7 @@ def fit_model(
     method: str,
     seed: int,
     *,
+    device: str = "auto",
     tell: Callable[[int, int, float, float], None] | None = None,
 ) -> Model:
     """One model from every pair and profile but those of the groups held out.
@@ -172,7 +257,7 @@ def fit_model(
     Profiles without slides inform the expression side too, unless their group is held out.
     """
     train = ~pairs.of_groups(held)
-    reference = ~np.isin(pairs.profiles.groups, sorted(held))
+    reference = ~np.isin(pairs.profiles.groups, sorted(held)) & ~pairs.unused
     slide_input = fit_slide_input(pairs, train, kind)
     profile_input = fit_profile_input(pairs, reference)
     rows = pairs.slide[train]
@@ -188,7 +273,9 @@ def fit_model(
     if method == "cca":
         slide_head, profile_head, _ = fit_cca(x, z, reference_z, CCA())
     else:
-        slide_head, profile_head = _contrastive(pairs, train, x, z, reference_z, keys, seed, tell)
+        slide_head, profile_head = _contrastive(
+            pairs, train, x, z, reference_z, keys, seed, device, tell
+        )
     model = Model(
         slide_input,
         profile_input,
@@ -209,6 +296,7 @@ def _contrastive(
     reference_z: Matrix,
     keys: Any,
     seed: int,
+    device: str,
     tell: Callable[[int, int, float, float], None] | None,
 ) -> tuple[Head, Head]:
     """InfoNCE heads on slide inputs and principal components of expression."""
@@ -228,7 +316,7 @@ def _contrastive(
     del names
     components = (z @ whiten.weight + whiten.bias).astype(np.float32)
     slide_head, profile_head = fit_infonce(
-        x, components, owner, np.flatnonzero(held), InfoNCE(), seed=seed, report=tell
+        x, components, owner, np.flatnonzero(held), InfoNCE(), seed=seed, device=device, report=tell
     )
     return slide_head, (whiten, *profile_head)
 
@@ -287,7 +375,7 @@ def _others_of_sites(pairs: Pairs, groups: set[str]) -> set[str]:
     """Groups that have a profile but no slide, at the sites of these groups."""
     sites = np.unique(pairs.sites[pairs.of_groups(groups)])
     mine = np.isin(pairs.profiles.sites, sites) & ~np.isin(pairs.profiles.groups, pairs.groups)
-    return set(pairs.profiles.groups[mine].tolist()) - {""}
+    return set(pairs.profiles.groups[mine].tolist()) - {""} - pairs.left_out
 
 
 def _scheme(
@@ -301,7 +389,9 @@ def _scheme(
     ]
 
 
-def _compare(pairs: Pairs, kind: str, seed: int, tell: Progress) -> dict[str, dict[str, float]]:
+def _compare(
+    pairs: Pairs, seed: int, fit: Callable[[Collection[str], str], Model], tell: Progress
+) -> dict[str, dict[str, float]]:
     """Both methods on one inner split of the patients.
 
     Compared by the mean over genes of the within-cohort correlation between the soft-kNN prediction
@@ -315,7 +405,7 @@ def _compare(pairs: Pairs, kind: str, seed: int, tell: Progress) -> dict[str, di
     for done, method in enumerate(METHODS):
         tell("choosing the method", done, len(METHODS), method)
         groups = set(pairs.groups[held].tolist())
-        model = fit_model(pairs, groups, kind, method, seed, tell=_epochs(tell))
+        model = fit(groups, method)
         fold = Fold(PATIENT_SCHEME, frozenset(groups), model)
         retrieval = held_out_retrieval(pairs, [fold])
         out[method] = {
@@ -329,7 +419,7 @@ def _compare(pairs: Pairs, kind: str, seed: int, tell: Progress) -> dict[str, di
 def _gene_correlation(pairs: Pairs, held: Bools, model: Model) -> float:
     test, first = np.unique(pairs.profile[held], return_index=True)
     slides: Ints = pairs.slide[held][first]
-    reference = np.setdiff1d(np.arange(len(pairs.profiles.ids)), test)
+    reference = np.setdiff1d(np.flatnonzero(~pairs.unused), test)
     x = model.project_slides(pairs.slides.vectors[slides], pairs.slides.cohorts[slides].tolist())
     r = model.project_profiles(pairs.profiles.vectors[reference])
     z = model.profile_input(pairs.profiles.vectors)

@@ -10,22 +10,23 @@ from typing import Any, TypeVar
 
 import click
 
-from molquery.cli.options import database_path, read_signature, registered_sets
+from molquery.cli.options import (
+    database_path,
+    method_option,
+    read_signature,
+    registered_sets,
+    scoring_option,
+)
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-#: Options that a cut file answers; their values where they are not given.
-_FIXED = ("cut", "rule", "within", "by", "slides", "weight", "scoring")
+#: Options that a cut file answers.
+_FIXED = ("cut", "rule", "within", "by", "slides", "weight", "method", "scoring")
 
 
 def signatures_options(function: F) -> F:
     """--geneset, more than once, --genes, and how they are scored."""
     for option in (
-        click.option(
-            "--scoring",
-            type=click.Choice(["mean_z", "ssgsea", "rank"]),
-            help="How profiles are scored.  [default: mean_z]",
-        ),
         click.option(
             "--min-genes",
             type=click.IntRange(1),
@@ -49,6 +50,8 @@ def signatures_options(function: F) -> F:
 def cutting_options(function: F) -> F:
     """How scores are cut, of what, and when a row is called uncertain."""
     for option in (
+        scoring_option,
+        method_option,
         click.option("--cuts", type=click.Path(path_type=Path), metavar="FILE",
                      help="Apply cut points saved before, unchanged."),
         click.option("--min-confidence", type=click.FloatRange(0, 1, max_open=True),
@@ -122,7 +125,7 @@ def asked(
         covariates=tuple(filter(None, more["covariates"].split(","))), apart=more["each_cohort"],
         certain_only=more["certain_only"],
     )  # fmt: skip
-    fixed = _fixed(cuts, more)
+    fixed = _fixed(ctx, cuts, more)
     rules = _rules(fixed["rule"])
     signatures = _read(ctx, geneset, genes, down, rules, wanted=cuts is None)
     planned = None
@@ -130,6 +133,10 @@ def asked(
         from molquery.export.cutfile import read_cuts
 
         planned = read_cuts(cuts)
+    if outcomes or (fixed["cut"] or "").startswith("mixture"):
+        from molquery.cli.main import pandas_now
+
+        pandas_now()
     return signatures, {
         "cut": fixed["cut"],
         "rules": _named(rules, signatures),
@@ -139,14 +146,15 @@ def asked(
         "weight": fixed["weight"],
         "within": fixed["within"],
         "where": more["where"],
-        "scoring": fixed["scoring"] or "mean_z",
+        "method": fixed["method"],
+        "scoring": fixed["scoring"],
         "min_confidence": more["min_confidence"],
         "outcomes": outcomes or None,
         "min_genes": more["min_genes"],
     }
 
 
-def _fixed(cuts: Path | None, more: dict[str, Any]) -> dict[str, Any]:
+def _fixed(ctx: click.Context, cuts: Path | None, more: dict[str, Any]) -> dict[str, Any]:
     """The options that say how to cut; none may stand beside a cut file.
 
     Raises:
@@ -155,7 +163,8 @@ def _fixed(cuts: Path | None, more: dict[str, Any]) -> dict[str, Any]:
     from molquery.errors import InputError, some
 
     fixed = {name: more[name] for name in _FIXED}
-    given = [f"--{name}" for name, value in fixed.items() if value]
+    said = click.core.ParameterSource.COMMANDLINE
+    given = [f"--{name}" for name in fixed if ctx.get_parameter_source(name) is said]
     if cuts is not None and given:
         raise InputError(
             f"the cut file says how to cut: {some(given)} cannot be changed", hint=f"--cuts {cuts}"

@@ -9,7 +9,7 @@ import click
 import pyarrow as pa
 
 from molquery.cli.options import open_engine, output_options
-from molquery.cli.render import emit, held_out, number, print_table
+from molquery.cli.render import emit, held_out, number, print_table, say
 
 
 @click.command(epilog="\b\nExample:\n  molquery evaluate --format json --output evaluation.json")
@@ -55,20 +55,21 @@ def print_summary(summary: Any) -> None:
                 "fold@10 over random": figures["fold10"],
             }
         )
-    click.echo(f"\nRetrieval, {what} held out (gallery = the fold; mean over folds)")
+    say(f"\nRetrieval, {what} held out (gallery = the fold; mean over folds)", err=False)
     print_table(pa.Table.from_pylist(rows))
     spectrum = summary.spectrum
-    click.echo(
+    say(
         f"\nPredictability of {len(spectrum)} Hallmark sets, {what} held out "
-        "(H&E-predicted against measured)"
+        "(H&E-predicted against measured)",
+        err=False,
     )
     if not spectrum:
-        click.echo("no Hallmark set has 10 genes in this database")
+        say("no Hallmark set has 10 genes in this database", err=False)
         return
     table = spectrum_table(spectrum)
     if len(spectrum) > 12:
         print_table(table.slice(0, 6))
-        click.echo("…")
+        say("…", err=False)
         lines = table.slice(len(table) - 4)
         print_table(lines)
     else:
@@ -79,7 +80,7 @@ def print_summary(summary: Any) -> None:
     if m["site_r2"] is not None:
         line += f"; sites held out: R² {number(m['site_r2'], 3)}, "
         line += f"within cohorts r {number(m['site_within_r'], 3)}"
-    click.echo(line)
+    say(line, err=False)
 
 
 def spectrum_table(spectrum: Any) -> pa.Table:

@@ -8,7 +8,7 @@ import click
 import pyarrow as pa
 
 from molquery.cli.options import open_database, open_engine, output_options, registered_sets
-from molquery.cli.render import emit
+from molquery.cli.render import emit, say
 from molquery.errors import some
 
 
@@ -102,4 +102,4 @@ def add(ctx: click.Context, file: Path, name: str, overwrite: bool) -> None:
     sets = read_sets(file)
     new = register(database, name, sets, origin=file.name, overwrite=overwrite)
     done = f"{len(sets)} gene sets registered" if new else "nothing new"
-    click.echo(f"{name}: {done}, such as {some((s.name for s in sets), 3)}")
+    say(f"{name}: {done}, such as {some((s.name for s in sets), 3)}", err=False)

@@ -6,7 +6,13 @@ from pathlib import Path
 
 import click
 
-from molquery.cli.options import open_engine, read_signature, signature_options
+from molquery.cli.options import (
+    method_option,
+    open_engine,
+    read_signature,
+    scoring_option,
+    signature_options,
+)
 from molquery.cli.render import coverage_line, notes_lines, predictability_lines
 
 
@@ -34,6 +40,8 @@ from molquery.cli.render import coverage_line, notes_lines, predictability_lines
 @click.option(
     "--slide-column", metavar="COLUMN", help="Says which slide a region is of: slide or section."
 )
+@method_option
+@scoring_option
 @click.option(
     "--output",
     "-o",
@@ -56,6 +64,8 @@ def heatmap(
     x: str | None,
     y: str | None,
     slide_column: str | None,
+    method: str,
+    scoring: str,
     output: Path,
     overwrite: bool,
 ) -> None:
@@ -75,7 +85,7 @@ def heatmap(
     columns = {"x": x or "", "y": y or "", "slide": slide_column or ""}
     found = regions(
         engine, signature, slide, image=image, image_scale=image_scale, um_per_pixel=um_per_pixel,
-        columns=columns, min_genes=min_genes,
+        columns=columns, method=method, scoring=scoring, min_genes=min_genes,
     )  # fmt: skip
     figure = tissue_map(
         found.image, found.x, found.y, found.predicted, found.measured, title=found.title,

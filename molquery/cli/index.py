@@ -8,7 +8,7 @@ import click
 import pyarrow as pa
 
 from molquery.cli.options import open_database, open_engine, output_options
-from molquery.cli.render import emit, progress_bar
+from molquery.cli.render import emit, progress_bar, say
 from molquery.errors import IndexFileError
 
 _COLUMNS = ("index", "factory", "rows", "recall_at_10", "built", "state")
@@ -38,9 +38,10 @@ def build(ctx: click.Context, recipe: str) -> None:
     with progress_bar() as tell:
         entries = build_indexes(engine, chosen, tell)
     for entry in entries:
-        click.echo(
+        say(
             f"{entry['table']}: {entry['factory']}, {entry['rows']} rows, "
-            f"recall@10 {entry['recall_at_10']:.3f} against exact search"
+            f"recall@10 {entry['recall_at_10']:.3f} against exact search",
+            err=False,
         )
 
 

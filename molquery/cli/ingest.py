@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from molquery.cli.options import open_database
-from molquery.cli.render import notes_lines, progress_bar
+from molquery.cli.render import notes_lines, progress_bar, say
 from molquery.errors import some
 
 _PATHS = click.argument(
@@ -107,6 +107,15 @@ def slides(
 )
 @click.option("--gene-column", metavar="COLUMN", help="The column of gene ids (.h5ad: of var).")
 @click.option("--layer", metavar="NAME", help="The .h5ad layer to read instead of X.")
+@click.option(
+    "--encoder",
+    metavar="NAME",
+    help="The files hold embeddings by this RNA model: keep them beside the expression of the "
+    "same profiles.",
+)
+@click.option(
+    "--vector", metavar="COLUMN", help="With --encoder: the column (or .h5ad obsm key) of them."
+)
 @_SKIP
 @click.pass_context
 def profiles(
@@ -120,16 +129,34 @@ def profiles(
     tx2gene: Path | None,
     gene_column: str | None,
     layer: str | None,
+    encoder: str | None,
+    vector: str | None,
     skip_invalid: bool,
 ) -> None:
     """Bulk RNA-seq profiles: GDC, salmon, RSEM, GCT, Xena, cBioPortal, .h5ad, any matrix.
 
     Scale, orientation and gene ids are told from the content, and said in the report.
     """
+    of_expression = {
+        "--scale": scale, "--genes-in": genes_in, "--gene-id": gene_id, "--samples": samples,
+        "--tx2gene": tx2gene, "--gene-column": gene_column, "--layer": layer,
+    }  # fmt: skip
+    if vector is not None and encoder is None:
+        raise click.UsageError("--vector goes with --encoder: which RNA model made the vectors?")
+    if encoder is not None and (wrong := [k for k, v in of_expression.items() if v is not None]):
+        raise click.UsageError(f"--encoder takes embeddings, and {wrong[0]} is for expression")
     database = open_database(ctx)
     from molquery import readers
-    from molquery.ingest import ingest_profiles
+    from molquery.ingest import ingest_embeddings, ingest_profiles
 
+    if encoder is not None:
+        with progress_bar() as tell:
+            report = ingest_embeddings(
+                database, paths, options=readers.Options(id=id_, vector=vector), encoder=encoder,
+                skip_invalid=skip_invalid, progress=tell,
+            )  # fmt: skip
+        _print_report(report)
+        return
     options = readers.Options(
         id=id_, genes_in=genes_in, gene_column=gene_column, layer=layer, gene_id=gene_id,
         samples=samples, tx2gene=tx2gene,
@@ -156,31 +183,34 @@ def metadata(ctx: click.Context, paths: tuple[Path, ...], on: str | None) -> Non
     from molquery.ingest import ingest_metadata
 
     report = ingest_metadata(database, paths, on=on)
-    click.echo(f"metadata: {len(report.columns)} columns: {some(report.columns, 12)}")
+    say(f"metadata: {len(report.columns)} columns: {some(report.columns, 12)}", err=False)
     by = f" by {on}" if on else ""
     for table, (matched, total) in report.matched.items():
-        click.echo(f"  matched {matched} of {total} {table}{by}")
+        say(f"  matched {matched} of {total} {table}{by}", err=False)
     if report.n_unmatched_file:
-        click.echo(
+        say(
             f"  {report.n_unmatched_file} rows of the file match nothing, "
-            f"such as {some(report.unmatched_file)}"
+            f"such as {some(report.unmatched_file)}",
+            err=False,
         )
     if report.n_unmatched_database:
-        click.echo(
+        say(
             f"  {report.n_unmatched_database} ids of the database are not in the file, "
-            f"such as {some(report.unmatched_database)}"
+            f"such as {some(report.unmatched_database)}",
+            err=False,
         )
     for line in notes_lines(report.notes):
-        click.echo(line, err=True)
+        say(line)
 
 
 def _print_report(report: Any) -> None:
     facts = ", ".join(f"{k} {v}" for k, v in report.facts.items())
-    click.echo(
+    say(
         f"{report.table}: {report.inserted} inserted, {report.updated} updated, "
-        f"{report.unchanged} unchanged ({facts})"
+        f"{report.unchanged} unchanged ({facts})",
+        err=False,
     )
     for reason, ids in report.skipped.items():
-        click.echo(f"  skipped {len(ids)} with {reason}: {some(ids, 3)}")
+        say(f"  skipped {len(ids)} with {reason}: {some(ids, 3)}", err=False)
     for line in notes_lines(report.notes):
-        click.echo(line, err=True)
+        say(line)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from molquery.cli.options import database_path
+from molquery.cli.render import say
 
 
 @click.command(epilog="\b\nExample:\n  molquery --db archive.mq init")
@@ -14,4 +15,4 @@ def init(ctx: click.Context) -> None:
     from molquery.database import Database
 
     database = Database.create(database_path(ctx))
-    click.echo(f"created {database.path}; next: molquery ingest slides FILE", err=True)
+    say(f"created {database.path}; next: molquery ingest slides FILE")

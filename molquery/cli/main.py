@@ -20,6 +20,7 @@ COMMANDS = {
     "init": ("init", "Create a database."),
     "ingest": ("ingest", "Take slides, profiles or metadata into the database."),
     "align": ("align", "Learn a shared space from the pairs of slide and profile."),
+    "adapt": ("adapt", "Adapt the space to an unseen cohort with a few of its pairs."),
     "index": ("index", "Build, list or check FAISS indexes."),
     "search": ("search", "Rank slides by the predicted activity of a gene set."),
     "retrieve": ("retrieve", "Find the slides or profiles nearest to a slide or profile."),
@@ -28,10 +29,17 @@ COMMANDS = {
     "report": ("report", "Write a page that answers one question, with figures and tests."),
     "figure": ("figure", "Draw one figure of a report as PNG, SVG or PDF."),
     "heatmap": ("heatmap", "Paint predicted activity over the H&E image of a slide."),
+    "explain": ("explain", "Say what a slide's score is made of."),
     "evaluate": ("evaluate", "Print how well held-out patients are retrieved and predicted."),
     "genesets": ("genesets", "List, show, check or register gene sets."),
     "export": ("export", "Write the database to Parquet and .h5ad."),
     "info": ("info", "Say what the database holds."),
+    "history": ("history", "List the versions of the database, or give one a tag."),
+    "restore": ("restore", "Make the database what it was at an earlier version."),
+    "delete": ("delete", "Delete slides or profiles and what is derived from them."),
+    "compact": ("compact", "Give space back: fewer files, fewer old versions."),
+    "snapshot": ("snapshot", "Copy the database to a directory, checked, as a backup."),
+    "doctor": ("doctor", "Examine the installation and the database; repair what is derived."),
     "demo": ("demo", "Build a database from the example cohort and ask it a question."),
 }
 
@@ -59,6 +67,11 @@ class _PandasLater:
     def exec_module(self, module: ModuleType) -> None:
         """Refuse, as if pandas were not installed."""
         raise ImportError("pandas is not needed yet")
+
+
+def pandas_now() -> None:
+    """Let pandas be imported without Lance: for what is written or computed with it."""
+    sys.meta_path[:] = [f for f in sys.meta_path if not isinstance(f, _PandasLater)]
 
 
 class LazyGroup(click.Group):

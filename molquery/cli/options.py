@@ -12,7 +12,10 @@ from molquery.errors import DatabaseError, GeneSetError
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-FORMATS = ("table", "tsv", "csv", "json", "jsonl", "parquet")
+#: As in `molquery.query.methods` and `molquery.genesets.scoring`, which are not loaded for --help.
+METHODS = ("blend", "soft-knn", "ridge", "vector", "centroid", "synthetic")
+SCORINGS = ("mean_z", "ssgsea", "rank")
+FORMATS = ("table", "tsv", "csv", "json", "jsonl", "parquet", "h5ad", "geojson", "r")
 
 
 def database_path(ctx: click.Context) -> Path:
@@ -43,8 +46,8 @@ def open_engine(ctx: click.Context) -> Any:
     return Engine(open_database(ctx))
 
 
-def output_options(function: F) -> F:
-    """--format, --output and --overwrite."""
+def output_options(function: F, *more: str) -> F:
+    """--format, --output and --overwrite; `more` formats than those of any table."""
     for option in (
         click.option("--overwrite", is_flag=True, help="Replace the output file if it exists."),
         click.option(
@@ -53,12 +56,32 @@ def output_options(function: F) -> F:
         click.option(
             "--format",
             "format_",
-            type=click.Choice(FORMATS),
+            type=click.Choice([*FORMATS, *more]),
             help="Default: a table on a terminal, TSV in a pipe, or as the output's name says.",
         ),
     ):
         function = option(function)
     return function
+
+
+def study_options(function: F) -> F:
+    """--format with cbioportal, and what a study needs."""
+    for option in (
+        click.option(
+            "--cancer-type",
+            default="mixed",
+            show_default=True,
+            metavar="CODE",
+            help="OncoTree code of a cBioPortal study.",
+        ),
+        click.option(
+            "--study-id",
+            metavar="ID",
+            help="Of a cBioPortal study.  [default: as the output directory is called]",
+        ),
+    ):
+        function = option(function)
+    return output_options(function, "cbioportal")
 
 
 def signature_options(function: F) -> F:
@@ -118,4 +141,20 @@ def read_signature(ctx: click.Context, geneset: str | None, genes: str | None, d
 
 where_option = click.option(
     "--where", metavar="SQL", help="Only rows that satisfy a filter: \"cohort = 'TCGA-LUAD'\"."
+)
+
+method_option = click.option(
+    "--method",
+    type=click.Choice(METHODS),
+    default="blend",
+    show_default=True,
+    help="What predicts the scores; molquery evaluate compares them.",
+)
+
+scoring_option = click.option(
+    "--scoring",
+    type=click.Choice(SCORINGS),
+    default="mean_z",
+    show_default=True,
+    help="How the reference profiles are scored.",
 )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -41,24 +43,41 @@ def emit(
     from molquery import export
 
     kind = format_ or _default_format(output)
-    facts = asdict(provenance) if isinstance(provenance, Provenance) else dict(provenance)
+    facts = told(provenance)
     if kind == "json":
-        whole = document or {"rows": table.to_pylist(), "provenance": facts}
+        whole = document or {"rows": table.to_pylist()}
+        whole = {**whole, "provenance": facts}
         if output:
             export.write_json(whole, output, overwrite=overwrite)
         else:
             click.echo(export.to_json(whole))
     elif output:
         name = "tsv" if kind == "table" else kind
+        if name == "h5ad":
+            from molquery.cli.main import pandas_now
+
+            pandas_now()
         export.write(table, facts, output, name, overwrite=overwrite)
     elif kind == "table":
         print_table(table)
     else:
         click.echo(export.to_text(table, kind), nl=False)
     if output:
-        click.echo(f"{table.num_rows} rows written to {output}", err=True)
+        say(f"{table.num_rows} rows written to {output}")
     for line in caption:
-        click.echo(line, err=True)
+        say(line)
+
+
+def say(text: str, *, err: bool = True) -> None:
+    """Print lines for a person; ids and file names in them cannot drive the terminal."""
+    for line in text.split("\n"):
+        click.echo(printable(line, limit=None), err=err)
+
+
+def told(provenance: Provenance | Mapping[str, Any]) -> dict[str, Any]:
+    """Provenance as plain values, with the command that was typed."""
+    facts = asdict(provenance) if isinstance(provenance, Provenance) else dict(provenance)
+    return {**facts, "command": shlex.join(["molquery", *sys.argv[1:]])}
 
 
 #: Columns of a table of tests, as `associate.Association` has them.
@@ -77,6 +96,37 @@ def tests_table(associations: Any) -> pa.Table:
     return pa.Table.from_pylist(rows, schema=pa.schema(fields))
 
 
+def emit_study(
+    engine: Any,
+    signatures: Sequence[Any],
+    *,
+    study_id: str | None,
+    output: Path | None,
+    overwrite: bool,
+    caption: Sequence[str],
+    **options: Any,
+) -> None:
+    """Write a cBioPortal study to a directory, and say what its user must know."""
+    from molquery.errors import InputError, some
+    from molquery.export import cbioportal
+    from molquery.query.portal import study_of
+
+    if output is None:
+        raise InputError("a cBioPortal study is a directory", hint="--output DIRECTORY")
+    name = study_id or re.sub(r"[^a-z0-9_]+", "_", output.name.lower()).strip("_") or "molquery"
+    study, provenance, notes = study_of(engine, signatures, study_id=name, **options)
+    changed = cbioportal.write(study, told(provenance), output, overwrite=overwrite)
+    click.echo(
+        f"study {name}: {len(study.scored)} slides, {len(study.measured)} samples with RNA, "
+        f"{len(study.gene_sets)} gene sets, written to {output}", err=True,
+    )  # fmt: skip
+    if changed:
+        listed = some(f"{what} {old} -> {new}" for what, old, new in changed)
+        click.echo(f"{len(changed)} ids were changed, all in {cbioportal.IDS}: {listed}", err=True)
+    for line in (*caption, *notes_lines(notes)):
+        click.echo(line, err=True)
+
+
 def emit_tests(
     associations: Any, provenance: Provenance, target: Path | None, *, overwrite: bool
 ) -> None:
@@ -87,7 +137,7 @@ def emit_tests(
     if target is not None:
         kind = export.guess(target)
         name = kind.name if kind else "tsv"
-        export.write(table, asdict(provenance), target, name, overwrite=overwrite)
+        export.write(table, told(provenance), target, name, overwrite=overwrite)
         click.echo(f"{table.num_rows} tests written to {target}", err=True)
     constant = {
         name for name in ("strata", "cohort", "note", "events")
@@ -142,27 +192,50 @@ def number(value: float | None, digits: int = 2) -> str:
 
 
 def predictability_lines(p: Any) -> list[str]:
-    """What held-out patients say about a signature, in two or three plain lines."""
+    """What held-out patients say about a signature: one plain sentence, then the numbers."""
+    from molquery.query.answer import in_words
+
     lines = [
-        f"Predictability (H&E-predicted against measured, {p.n_pairs} profiles, "
-        f"{held_out(p.split_on)} held out): "
-        f"R² {number(p.r2)}, r {number(p.r)}, within cohorts r {number(p.within_r)}"
-        + (f"; sites held out: R² {number(p.site_r2)}, within cohorts r {number(p.site_within_r)}"
-           if p.site_r2 is not None else "")
-    ]  # fmt: skip
+        f"Predictability: {in_words(p)}.",
+        f"  predicted against measured, {p.n_pairs} profiles, {held_out(p.split_on)} held out: "
+        f"R² {number(p.r2)}, r {number(p.r)}, Spearman {number(p.spearman)}, "
+        f"within cohorts r {number(p.within_r)}",
+    ]
+    if p.site_r2 is not None:
+        lines.append(
+            f"  sites held out: R² {number(p.site_r2)}, within cohorts r {number(p.site_within_r)}"
+        )
+    if p.by_cohort:
+        each = sorted(p.by_cohort.items(), key=lambda item: -(item[1] or -2.0))
+        lines.append("  by cohort: " + ", ".join(f"{c} {number(r)}" for c, r in each))
     if p.rank and p.of:
-        place = "as predictable as the best of" if p.rank == 1 else f"place {p.rank} among"
-        lines.append(f"  {place} {p.of} Hallmark sets of this database, by r within cohorts")
-    weak = {c: r for c, r in p.by_cohort.items() if r is not None and r < 0.2}
-    if weak:
-        named = ", ".join(f"{c} {r:.2f}" for c, r in weak.items())
-        lines.append(f"  weak within {named}")
+        lines.append(f"  place {p.rank} among {p.of} Hallmark sets of this database")
+    if p.random_r is not None:
+        lines.append(
+            f"  random gene sets of like size and expression: r {number(p.random_r)}; "
+            f"this one stands {number(p.specificity)} above, z {number(p.specificity_z, 1)}"
+        )
     return lines
 
 
 def held_out(split_on: str) -> str:
     """What was held out together, in words: patients, or the values of another column."""
     return "patients" if split_on == "patient_id" else f"{split_on} values"
+
+
+def left_out_lines(facts: Mapping[str, Any]) -> list[str]:
+    """What a space says of patients whose RNA it left out; nothing where it left out none."""
+    hold_out = facts.get("hold_out")
+    if not hold_out:
+        return []
+    q = hold_out["quality"]
+    return [
+        f"\nHeld out: {hold_out['rule']}, {q['n_patients']} patients with {q['n_slides']} slides; "
+        "none of their RNA was used. Predicted as an unseen cohort, against that RNA: "
+        f"within-cohort r {number(q['within_r'], 3)}, R² {number(q['r2'], 3)} (medians over "
+        f"{q['n_sets']} Hallmark sets); slide to RNA fold@10 {q['fold10']:.1f} "
+        f"(gallery {q['n_profiles']})"
+    ]
 
 
 def coverage_line(coverage: Any) -> str:
@@ -190,11 +263,11 @@ def progress_bar() -> Iterator[Tell]:
             now = time.monotonic()
             if stage not in begun:
                 begun[stage] = told[stage] = now
-                click.echo(f"{stage} …", err=True)
+                say(f"{stage} …")
             elif now - told[stage] > _LINE_SECONDS:
                 told[stage] = now
                 rate = done / (now - begun[stage])
-                click.echo(f"{stage}: {done} of {total or '?'}, {rate:.1f} a second", err=True)
+                say(f"{stage}: {done} of {total or '?'}, {rate:.1f} a second")
 
         yield line
         return

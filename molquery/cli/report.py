@@ -45,16 +45,13 @@ def report(ctx: click.Context, /, pooled: bool, output: Path, overwrite: bool, *
     refuse_existing([output], overwrite=overwrite)
     signatures, options = asked(ctx, **more)
     engine = open_engine(ctx)
-    from molquery.report.page import page
+    from molquery.report.page import page, sentences
     from molquery.report.question import ask
 
     with progress_bar() as tell:
         question = ask(engine, signatures, pooled=pooled, progress=tell, **options)
         written = page(question, command=command_line(ctx), progress=tell)
     written.write(output, overwrite=overwrite)
-    from molquery.report.answer import sentences
-
-    cohorts = [facts.cohort for facts in question.cohorts]
-    for line in sentences(question.strata, question.noun, cohorts):
+    for line in sentences(question):
         click.echo(line, err=True)
     click.echo(f"{output}: {output.stat().st_size / 1e6:.1f} MB", err=True)

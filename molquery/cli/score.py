@@ -6,7 +6,13 @@ from pathlib import Path
 
 import click
 
-from molquery.cli.options import open_engine, output_options, where_option
+from molquery.cli.options import (
+    method_option,
+    open_engine,
+    output_options,
+    scoring_option,
+    where_option,
+)
 from molquery.cli.render import emit, notes_lines
 
 
@@ -15,12 +21,12 @@ from molquery.cli.render import emit, notes_lines
 )
 @click.argument("gmt", type=click.Path(path_type=Path), metavar="FILE")
 @where_option
+@method_option
+@scoring_option
 @click.option(
-    "--scoring",
-    type=click.Choice(["mean_z", "ssgsea", "rank"]),
-    default="mean_z",
-    show_default=True,
-    help="How profiles are scored.",
+    "--intervals",
+    is_flag=True,
+    help="Add SET_low and SET_high, the 90 % prediction interval, and each slide's domain.",
 )
 @click.option("--min-genes", type=click.IntRange(1), default=5, show_default=True)
 @output_options
@@ -29,7 +35,9 @@ def score(
     ctx: click.Context,
     gmt: Path,
     where: str | None,
+    method: str,
     scoring: str,
+    intervals: bool,
     min_genes: int,
     format_: str | None,
     output: Path | None,
@@ -45,10 +53,19 @@ def score(
     engine = open_engine(ctx)
     from molquery.query.cohort import score as run
 
-    scores = run(engine, signatures, where=where, scoring=scoring, min_genes=min_genes)
+    scores = run(
+        engine,
+        signatures,
+        where=where,
+        method=method,
+        scoring=scoring,
+        intervals=intervals,
+        min_genes=min_genes,
+    )
     skipped = [f"{name} ({why})" for name, why in scores.skipped.items()]
-    caption = [f"{len(signatures) - len(skipped)} of {len(signatures)} gene sets scored"]
-    caption += [f"Skipped, too few genes: {line}" for line in skipped]
+    caption = ["H&E-predicted scores, for research use only"]
+    caption += [f"{len(signatures) - len(skipped)} of {len(signatures)} gene sets scored"]
+    caption += [f"Skipped: {line}" for line in skipped]
     emit(
         scores.table,
         provenance=scores.provenance,

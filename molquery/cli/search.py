@@ -7,13 +7,20 @@ from pathlib import Path
 import click
 
 from molquery.cli.options import (
+    method_option,
     open_engine,
     output_options,
     read_signature,
+    scoring_option,
     signature_options,
     where_option,
 )
 from molquery.cli.render import coverage_line, emit, notes_lines, predictability_lines
+
+_INTERVAL = (
+    "low to high: 90 % prediction interval of the score that the patient's RNA would give. "
+    "domain out: unlike the slides that the model has learned from."
+)
 
 
 @click.command(
@@ -24,28 +31,17 @@ from molquery.cli.render import coverage_line, emit, notes_lines, predictability
 @click.option("-k", default=20, show_default=True, type=click.IntRange(1), help="Slides to return.")
 @where_option
 @click.option("--within", metavar="COLUMN", help="Rank by the score standardised in each cohort.")
-@click.option(
-    "--method",
-    type=click.Choice(["soft-knn", "vector"]),
-    default="soft-knn",
-    show_default=True,
-    help="vector: an index finds candidates, soft-kNN scores them.",
-)
-@click.option(
-    "--scoring",
-    type=click.Choice(["mean_z", "ssgsea", "rank"]),
-    default="mean_z",
-    show_default=True,
-    help="How profiles are scored.",
-)
+@method_option
+@scoring_option
 @click.option(
     "--null",
     default=300,
     show_default=True,
     type=int,
     metavar="N",
-    help="Random gene sets behind p and FDR; 0 for none.",
+    help="Random gene sets behind p, FDR and specificity; 0 for none.",
 )
+@click.option("--index", "use_index", is_flag=True, help="Rank only what an index finds.")
 @click.option("--strict", is_flag=True, help="Refuse a signature that H&E hardly predicts.")
 @output_options
 @click.pass_context
@@ -61,6 +57,7 @@ def search(
     method: str,
     scoring: str,
     null: int,
+    use_index: bool,
     strict: bool,
     format_: str | None,
     output: Path | None,
@@ -82,6 +79,7 @@ def search(
         null=null,
         min_genes=min_genes,
         strict=strict,
+        use_index=use_index,
     )
     shown = f"{ranking.hits.num_rows} of {ranking.n_ranked} slides, {signature.name}"
     how = f"ranked within {within}" if within else "ranked over the whole archive"
@@ -94,6 +92,7 @@ def search(
         overwrite=overwrite,
         caption=[
             f"\n{shown}, {how}. H&E-predicted, for research use only.",
+            *([_INTERVAL] if ranking.hits["low"].null_count < ranking.hits.num_rows else []),
             coverage_line(ranking.coverage),
             *predictability_lines(ranking.predictability),
             *notes_lines(ranking.notes),

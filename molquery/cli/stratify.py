@@ -8,10 +8,11 @@ from typing import Any
 import click
 
 from molquery.cli.cutting import asked, cutting_options, signatures_options, testing_options
-from molquery.cli.options import open_engine, output_options, where_option
+from molquery.cli.options import open_engine, study_options, where_option
 from molquery.cli.render import (
     coverage_line,
     emit,
+    emit_study,
     emit_tests,
     notes_lines,
     predictability_lines,
@@ -39,13 +40,22 @@ from molquery.cli.render import (
     help="Also write the table of tests to a file.",
 )
 @click.option("--xy", metavar="X,Y", help="Columns of a region's position, for GeoJSON.")
-@output_options
+@click.option(
+    "--diameter",
+    type=click.FloatRange(0, min_open=True),
+    metavar="PIXELS",
+    help="Of the round region that a row stands for, for GeoJSON.",
+)
+@study_options
 @click.pass_context
 def stratify(
     ctx: click.Context,
     /,
     save_cuts: Path | None,
     xy: str | None,
+    diameter: float | None,
+    study_id: str | None,
+    cancer_type: str,
     format_: str | None,
     output: Path | None,
     overwrite: bool,
@@ -57,23 +67,32 @@ def stratify(
     Each row has its stratum, how sure that is, and a call: the stratum, or uncertain. Tests count
     patients; they are exploratory.
     """
+    from molquery.files import refuse_existing
     from molquery.query.strata import stratify_cohort
 
+    refuse_existing([output, save_cuts, tests], overwrite=overwrite)
     signatures, options = asked(ctx, **more)
-    strata = stratify_cohort(open_engine(ctx), signatures, coordinates=_axes(xy), **options)
+    engine = open_engine(ctx)
+    strata = stratify_cohort(
+        engine, signatures, coordinates=_axes(xy), diameter=diameter, **options
+    )
     if save_cuts is not None:
         from molquery.export.cutfile import write_cuts
 
         write_cuts(strata.cuts, save_cuts, overwrite=overwrite)
-    emit(
-        strata.table,
-        provenance=strata.provenance,
-        document=strata.to_dict(),
-        format_=format_,
-        output=output,
-        overwrite=overwrite,
-        caption=_caption(strata),
-    )
+    if format_ == "cbioportal":
+        emit_study(
+            engine, [part.signature for part in strata.parts], strata=strata,
+            where=options["where"], min_genes=options["min_genes"],
+            method=strata.cuts.prediction, scoring=strata.cuts.scoring,
+            study_id=study_id, cancer_type=cancer_type, output=output, overwrite=overwrite,
+            caption=_caption(strata),
+        )  # fmt: skip
+    else:
+        emit(
+            strata.table, provenance=strata.provenance, document=strata.to_dict(), format_=format_,
+            output=output, overwrite=overwrite, caption=_caption(strata),
+        )  # fmt: skip
     if strata.associations is not None:
         emit_tests(strata.associations, strata.provenance, tests, overwrite=overwrite)
 

@@ -16,7 +16,7 @@ from molquery.evaluate import metrics
 from molquery.evaluate.metrics import Retrieval
 from molquery.predict import PATIENT_SCHEME, SITE_SCHEME, Operator
 from molquery.records import Predictability
-from molquery.vectors import Float, Ints, Strings
+from molquery.vectors import Float, Ints, Strings, group_means
 
 #: A set enters the spectrum with at least this many genes in the panel.
 SPECTRUM_GENES = 10
@@ -46,33 +46,42 @@ class HeldOutPairs:
 
     def predicted(self, operator: Operator, scores: Float) -> Float:
         """(n_profiles_paired, S) predictions, averaged over the slides of each profile."""
-        rows, inverse = np.unique(self.slide, return_inverse=True)
-        each = operator.apply(scores, rows)[inverse]
-        order = np.searchsorted(self.profiles, self.profile)
-        total = np.zeros((len(self.profiles), scores.shape[1]))
-        np.add.at(total, order, each)
-        return np.asarray(total / np.bincount(order)[:, None])
+        return self.average(operator.apply(scores))
+
+    def average(self, values: Float) -> Float:
+        """(n_profiles_paired, S) values (n_slides, S), averaged over the slides of each profile."""
+        return np.asarray(group_means(self.profile, values[self.slide])[1])
 
 
 def predictabilities(
     operators: Mapping[str, Operator], pairs: HeldOutPairs, scores: Float
 ) -> list[Predictability]:
-    """How well each signature is predicted in held-out patients.
+    """How well each signature is predicted in held-out patients by the stored weights.
 
     Args:
         scores: (n_reference, S) measured scores of the reference profiles.
     """
+    schemes = [s for s in (PATIENT_SCHEME, SITE_SCHEME) if s in operators]
+    return describe({s: pairs.predicted(operators[s], scores) for s in schemes}, pairs, scores)
+
+
+def describe(
+    predicted: Mapping[str, Float], pairs: HeldOutPairs, scores: Float
+) -> list[Predictability]:
+    """How well each signature is predicted, from predictions (n_profiles_paired, S) by scheme."""
     measured = scores[pairs.profiles]
-    patient = _quality(pairs.predicted(operators[PATIENT_SCHEME], scores), measured, pairs.cohorts)
+    patient = quality(predicted[PATIENT_SCHEME], measured, pairs.cohorts)
+    ranked = metrics.spearman(predicted[PATIENT_SCHEME], measured)
     site = None
-    if SITE_SCHEME in operators:
-        site = _quality(pairs.predicted(operators[SITE_SCHEME], scores), measured, pairs.cohorts)
+    if SITE_SCHEME in predicted:
+        site = quality(predicted[SITE_SCHEME], measured, pairs.cohorts)
     cohorts: dict[str, Float] = patient["by_cohort"]
     return [
         Predictability(
             n_pairs=len(pairs.profiles),
             r2=metrics.optional(patient["r2"][s]),
             r=metrics.optional(patient["r"][s]),
+            spearman=metrics.optional(ranked[s]),
             within_r=metrics.optional(patient["within_r"][s]),
             by_cohort={c: metrics.optional(v[s]) for c, v in cohorts.items()},
             site_r2=None if site is None else metrics.optional(site["r2"][s]),
@@ -82,7 +91,8 @@ def predictabilities(
     ]
 
 
-def _quality(predicted: Float, measured: Float, cohorts: Strings) -> dict[str, Any]:
+def quality(predicted: Float, measured: Float, cohorts: Strings) -> dict[str, Any]:
+    """R², r, within-cohort r (S,) and r by cohort of predictions (n, S) of measured scores."""
     labels = [c or None for c in cohorts.tolist()]
     within, by_cohort = metrics.within_cohort_r(predicted, measured, labels, min_n=MIN_COHORT)
     return {
@@ -91,6 +101,14 @@ def _quality(predicted: Float, measured: Float, cohorts: Strings) -> dict[str, A
         "within_r": within,
         "by_cohort": by_cohort,
     }
+
+
+def correlation(predicted: Float, measured: Float, cohorts: Strings, *, pooled: bool) -> Float:
+    """Pearson's r of each signature (S,): the mean within cohorts, or over all of them."""
+    if pooled:
+        return metrics.pearson(predicted, measured)
+    labels = [c or None for c in cohorts.tolist()]
+    return metrics.within_cohort_r(predicted, measured, labels, min_n=MIN_COHORT)[0]
 
 
 def median(values: Sequence[float | None]) -> float | None:

@@ -15,7 +15,7 @@ from typing import Any
 import pyarrow as pa
 
 from molquery.errors import ColumnError, InputError, some
-from molquery.export import delimited, jsonl, parquet
+from molquery.export import delimited, geojson, h5ad, jsonl, parquet, r
 from molquery.export.document import to_json, write_json
 from molquery.export.record import Format
 from molquery.files import atomic_path
@@ -32,7 +32,9 @@ __all__ = [
     "write_json",
 ]
 
-FORMATS = (delimited.TSV, delimited.CSV, parquet.PARQUET, jsonl.JSONL)
+FORMATS = (
+    delimited.TSV, delimited.CSV, parquet.PARQUET, jsonl.JSONL, h5ad.H5AD, geojson.GEOJSON, r.R
+)  # fmt: skip
 
 
 def find(name: str) -> Format:

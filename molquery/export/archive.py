@@ -1,26 +1,29 @@
 """The whole database to a folder: one Parquet file and one `.h5ad` a table, and scores if asked.
 
 Both hold every row with its own vector, its shared vector where there is a space, and its metadata;
-ingesting either into a new database gives the same content. Provenance is in the Parquet schema,
-and in `uns` of `.h5ad`. The reader of the Parquet files is `readers/exported.py`.
+ingesting either into a new database gives the same content, but that dates become text in `.h5ad`,
+which has none. Provenance is in the Parquet schema, and in `uns` of `.h5ad`. The reader of the
+Parquet files is `readers/exported.py`.
 """
 
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
-from molquery import __version__, schema
+from molquery import __version__, rna, schema
 from molquery.database import Database, list_to_matrix
 from molquery.errors import OutputError
 from molquery.export.document import to_json
+from molquery.export.h5ad import series
 from molquery.export.parquet import write as write_parquet
 from molquery.files import atomic_path, write_bytes
-from molquery.readers.exported import KEY, SCALE, SHARED
+from molquery.readers.exported import KEY, RNA, RNA_VECTORS, SCALE, SHARED
 from molquery.schema import PROFILES, SLIDES, TableSpec
 
 FORMATS = ("parquet", "h5ad")
@@ -53,11 +56,14 @@ def export_database(
     except OSError as error:
         raise OutputError(f"cannot make {folder}", found=error.strerror) from error
     written: list[Path] = []
+    database = database.pinned()
     for spec in schema.TABLES.values():
         if not database.has(spec):
             continue
         table = _table(database, spec)
-        facts = database.facts(spec)
+        facts = dict(database.facts(spec))
+        if spec is PROFILES and (embeddings := rna.held(database)):
+            facts[RNA] = embeddings.encoder
         about = {
             "molquery": __version__, "database": database.path.name, "table": spec.name,
             "version": database.version(spec), "rows": table.num_rows,
@@ -83,24 +89,25 @@ def export_database(
 
 
 def _table(database: Database, spec: TableSpec) -> pa.Table:
-    """Every row in key order: key, metadata, own vector, and the shared vector as `shared`."""
-    dataset = database.dataset(spec)
-    shared = [c for c in dataset.schema.names if c.startswith(schema.SHARED_PREFIX)][-1:]
-    names = [c for c in dataset.schema.names if not schema.is_internal(c)]
-    table = database.read(spec, [*names, spec.vector, *shared], dataset=dataset)
-    return table.rename_columns([*names, spec.vector, *([SHARED] if shared else [])])
+    """Every row in key order: key, metadata, its vectors, and the shared vector as `SHARED`."""
+    every = database.dataset(spec).schema.names
+    shared = [c for c in every if c.startswith(schema.SHARED_PREFIX)][-1:]
+    names = [c for c in every if not schema.is_internal(c)]
+    names += [c for c in (schema.EXPRESSION, schema.EMBEDDING) if c in every]
+    table = database.read(spec, [*names, *shared])
+    return table.rename_columns([*names, *([SHARED] if shared else [])])
 
 
 def _write_h5ad(
     table: pa.Table, spec: TableSpec, facts: Mapping[str, Any], about: Mapping[str, Any], path: Path
 ) -> None:
-    """Rows in obs, the own vectors in X (genes in var), shared vectors in obsm."""
+    """Rows in obs, the own vectors in X (genes in var), shared vectors and embeddings in obsm."""
     import anndata
     import pandas as pd
 
-    vectors = (spec.vector, SHARED)
+    vectors = (spec.vector, schema.EMBEDDING, SHARED)
     columns = [c for c in table.schema.names if c not in (spec.key, *vectors)]
-    obs = pd.DataFrame({c: _series(table[c]) for c in columns})
+    obs = pd.DataFrame({c: series(table[c]) for c in columns})
     obs.index = pd.Index(table[spec.key].to_pylist(), dtype=object, name=spec.key)
     if spec is PROFILES:
         var = pd.DataFrame(index=pd.Index(facts["genes"], dtype=object))
@@ -110,20 +117,10 @@ def _write_h5ad(
     if "scale" in facts:
         uns[SCALE] = str(facts["scale"])
     obsm = {f"X_{SHARED}": list_to_matrix(table[SHARED])} if SHARED in table.schema.names else {}
+    if RNA in facts:
+        uns[RNA] = facts[RNA]
+        obsm[RNA_VECTORS] = list_to_matrix(table[schema.EMBEDDING])
     data = anndata.AnnData(list_to_matrix(table[spec.vector]), obs, var, uns=uns, obsm=obsm)
-    data.write_h5ad(path, compression="gzip")
-
-
-def _series(column: pa.ChunkedArray) -> Any:
-    """A column as `.h5ad` can hold it, missing values included."""
-    import pandas as pd
-
-    kind = column.type
-    if pa.types.is_boolean(kind):
-        return pd.array(column.to_pylist(), dtype="boolean")
-    if pa.types.is_integer(kind) and column.null_count:
-        return pd.array(column.to_pylist(), dtype="Int64")
-    if pa.types.is_integer(kind) or pa.types.is_floating(kind):
-        return column.to_numpy()
-    texts = [None if v is None else str(v) for v in column.to_pylist()]
-    return pd.Categorical(texts)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # of columns with a slash in their names
+        data.write_h5ad(path, compression="gzip")

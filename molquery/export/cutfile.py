@@ -43,7 +43,7 @@ class CutFile:
 
     Attributes:
         space_id: of the shared space that the scores were predicted in.
-        scoring: how profiles were scored.
+        prediction: what predicted the scores; scoring: how profiles were scored.
         by: `slide` or `patient`; slides: how the slides of a patient were joined; weight: the
             column of weights, or ''.
         signatures: in the order in which they were asked for.
@@ -55,6 +55,7 @@ class CutFile:
     """
 
     space_id: str
+    prediction: str
     scoring: str
     by: str
     slides: str
@@ -81,7 +82,8 @@ def to_toml(cuts: CutFile) -> str:
         "# Cut points fitted by `molquery stratify`. To apply them unchanged to another cohort:",
         "#   molquery stratify --cuts THIS_FILE",
         *_pairs({
-            "format": FORMAT, "space_id": cuts.space_id, "scoring": cuts.scoring, "by": cuts.by,
+            "format": FORMAT, "space_id": cuts.space_id, "prediction": cuts.prediction,
+            "scoring": cuts.scoring, "by": cuts.by,
             "slides": cuts.slides, "weight": cuts.weight, "min_confidence": cuts.min_confidence,
             "reference": cuts.reference,
         }),
@@ -124,6 +126,7 @@ def read_cuts(path: Path) -> CutFile:
         signatures = tuple(_signature(path, entry) for entry in document["signature"])
         return CutFile(
             space_id=str(document["space_id"]),
+            prediction=str(document["prediction"]),
             scoring=str(document["scoring"]),
             by=str(document["by"]),
             slides=str(document["slides"]),

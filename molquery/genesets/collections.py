@@ -7,6 +7,7 @@ registered in a database, which the caller passes as `extra`; reading a file (`g
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -68,10 +69,10 @@ def find(query: str, extra: Sequence[Signature] = ()) -> Signature:
             found=_nearest(query, [*extra, *shipped()]),
             hint=_unknown_hint(query),
         )
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise GeneSetError(
             f"there is no gene-set file {path}",
-            found=f"{path} is a directory" if path.is_dir() else None,
+            found=f"{path} is a directory" if os.path.isdir(path) else None,
             hint=_nearest_file(path),
         )
     return _from_file(path, name)
@@ -99,12 +100,12 @@ def _split(query: str) -> tuple[Path | None, str | None]:
     cuts = [i for i, character in enumerate(query) if character == "#"]
     options = [(query, None), *((query[:i], query[i + 1 :].strip()) for i in cuts)]
     for text, name in options:
-        path = Path(text).expanduser()
-        if text and path.is_file():
+        path = Path(text)
+        if text and os.path.isfile(path):
             return path, name
     for text, name in reversed(options):
         if "/" in text or "\\" in text or text.lower().endswith(_SUFFIXES):
-            return Path(text).expanduser(), name
+            return Path(text), name
     return None, None
 
 
@@ -145,7 +146,7 @@ def _nearest_file(path: Path) -> str:
     """What to try in place of a file that is not there."""
     try:
         present = sorted(p.name for p in path.parent.iterdir() if p.is_file())
-    except OSError:
+    except (OSError, ValueError):
         return f"check the path; there is no directory {path.parent}"
     close = difflib.get_close_matches(path.name, present, n=1)
     return str(path.parent / close[0]) if close else "check the path"

@@ -17,8 +17,8 @@ from molquery.errors import DatabaseError, GeneSetError, OutputError, printable
 from molquery.files import write_bytes
 from molquery.genesets.collections import COLLECTIONS
 from molquery.records import Signature
+from molquery.schema import GENESETS
 
-FOLDER = "genesets"
 KEY = "collections"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
@@ -49,8 +49,8 @@ def register(
     ]
     content = json.dumps({"sets": sets}, ensure_ascii=False, allow_nan=False).encode()
     digest = hashlib.sha256(content).hexdigest()
-    folder = database.path / FOLDER
-    with database.writing():
+    folder = database.path / GENESETS
+    with database.writing("genesets add"):
         held = database.manifest().get(KEY, {}).get(name)
         if held and held["sha256"] == digest and (folder / held["file"]).is_file():
             return False
@@ -69,8 +69,6 @@ def register(
             manifest.setdefault(KEY, {})[name] = entry
 
         database.update_manifest(change)
-        if held and held["file"] != file:
-            (folder / held["file"]).unlink(missing_ok=True)
     return True
 
 
@@ -82,7 +80,7 @@ def registered(database: Database) -> tuple[Signature, ...]:
     """
     found: list[Signature] = []
     for name, entry in sorted(database.manifest().get(KEY, {}).items()):
-        path = database.path / FOLDER / str(entry["file"])
+        path = database.path / GENESETS / str(entry["file"])
         try:
             content = path.read_bytes()
             if hashlib.sha256(content).hexdigest() != entry["sha256"]:

@@ -11,6 +11,7 @@ from molquery.reference import Reference
 from molquery.vectors import Bools, Float, Ints, Strings
 
 DEFAULT_NULL = 300
+LEAST_NULL = 100  # random sets: fewer give no p below 0.01
 _BINS = 10
 #: Level of the prediction intervals.
 LEVEL = 0.9

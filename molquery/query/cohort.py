@@ -9,9 +9,14 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from molquery.errors import GeneSetError
+from molquery.errors import GeneSetError, some
+from molquery.evaluate.held_out import describe
 from molquery.genesets.match import MIN_FRACTION, MIN_GENES
+from molquery.predict import PATIENT_SCHEME
+from molquery.query import calibrate
+from molquery.query.answer import FLOOR
 from molquery.query.engine import Engine
+from molquery.query.methods import DEFAULT_METHOD, check, predict
 from molquery.records import Provenance, Signature
 from molquery.reference import DEFAULT_SCORING
 
@@ -31,7 +36,9 @@ def score(
     signatures: Sequence[Signature],
     *,
     where: str | None = None,
+    method: str = DEFAULT_METHOD,
     scoring: str = DEFAULT_SCORING,
+    intervals: bool = False,
     min_genes: int = MIN_GENES,
     min_fraction: float = MIN_FRACTION,
 ) -> Scores:
@@ -39,9 +46,17 @@ def score(
 
     Signatures with too few genes in the database are left out and reported in `skipped`.
 
+    Args:
+        method: what predicts the scores, one of `molquery.query.methods.METHODS`.
+        scoring: how reference profiles are scored: 'mean_z', 'ssgsea' or 'rank'.
+        intervals: add `<set>_low` and `<set>_high` after each signature's column, the prediction
+            interval at `calibrate.LEVEL`, and each slide's basis and domain as last columns.
+
     Raises:
-        GeneSetError: no signature has enough genes.
+        GeneSetError: no signature has enough genes, or two columns would have one name.
+        InputError: the method or scoring is not known.
     """
+    check(method)
     allowed = engine.slides_where(where)
     rows = np.flatnonzero(allowed)
     scored = engine.reference.score(
@@ -49,34 +64,60 @@ def score(
     )
     if not scored.signatures:
         raise GeneSetError(
-            "no gene set has enough genes in this database",
+            "no gene set can be scored in this database",
             found="; ".join(f"{k}: {v}" for k, v in list(scored.skipped.items())[:3]),
             hint="molquery genesets check, or --min-genes",
         )
-    predicted = engine.predict(scored.scores)[rows]
+    sets = [(m.positions, m.weights) for m in scored.matches]
+    predicted = predict(engine, method, scored.scores, sets)
     columns: dict[str, Any] = _identity(engine, rows)
-    for s, signature in enumerate(scored.signatures):
-        if signature.name in columns:
+
+    def add(name: str, values: Any) -> None:
+        if name in columns:
             raise GeneSetError(
-                f"a gene set is called {signature.name}, as a column of the score table is",
+                f"a gene set is called {name}, as a column of the score table is",
                 hint="rename it in the GMT file",
             )
-        columns[signature.name] = predicted[:, s]
+        columns[name] = values
+
+    notes: list[str] = []
+    for s, signature in enumerate(scored.signatures):
+        add(signature.name, predicted[rows, s])
+        if intervals:
+            ends = engine.intervals(predicted[:, s], scored.scores[:, s], method=method)
+            notes = engine.interval_note(ends[0][rows])
+            for end, values in zip(("low", "high"), ends, strict=True):
+                chosen = values[rows]
+                add(f"{signature.name}_{end}", pa.array(chosen, mask=np.isnan(chosen)))
+    if intervals:
+        add("basis", engine.basis(rows))
+        add("domain", engine.domain(rows))
+    pairs = engine.pairs
+    quality = describe({PATIENT_SCHEME: pairs.average(predicted)}, pairs, scored.scores)
+    held_out = {s.name: p.headline_r for s, p in zip(scored.signatures, quality, strict=True)}
+    weak = [name for name, r in held_out.items() if r is None or r < FLOOR]
+    if weak:
+        notes.append(
+            f"{len(weak)} of {len(held_out)} gene sets are hardly predictable from H&E here "
+            f"(held-out correlation below {FLOOR}): {some(weak)}"
+        )
     provenance = engine.provenance(
-        "soft-knn",
+        method,
         {
             "scoring": scoring,
             "where": where,
+            "interval": calibrate.LEVEL if intervals else None,
             "gene_sets": {s.name: s.sha256 for s in scored.signatures},
             "genes_found": {
                 s.name: len(m.positions)
                 for s, m in zip(scored.signatures, scored.matches, strict=True)
             },
+            "held_out_r": held_out,
             "skipped": dict(scored.skipped),
         },
     )
-    notes = (*engine.unseen_note(allowed), *engine.notices)
-    return Scores(pa.table(columns), scored.skipped, provenance, notes)
+    notes += [*engine.unseen_note(allowed), *engine.domain_notes(allowed), *engine.notices]
+    return Scores(pa.table(columns), scored.skipped, provenance, tuple(notes))
 
 
 def _identity(engine: Engine, rows: Any) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from start to end, however the database changes meanwhile.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -15,10 +15,11 @@ import numpy as np
 
 from molquery import __version__, schema
 from molquery.database import Database, list_to_matrix
-from molquery.errors import ColumnError, DatabaseError, InputError, OutputError, some
-from molquery.evaluate.held_out import HeldOutPairs, predictabilities
-from molquery.predict import COHORT_SCHEME, PATIENT_SCHEME, Operator
-from molquery.query import calibrate, prepared
+from molquery.errors import ColumnError, DatabaseError, InputError, NotReadyError, OutputError, some
+from molquery.evaluate.held_out import HeldOutPairs, describe
+from molquery.genesets.scoring import GeneSet
+from molquery.predict import COHORT_SCHEME, PATIENT_SCHEME, SITE_SCHEME, Operator
+from molquery.query import calibrate, methods, prepared
 from molquery.query.prepared import Prepared
 from molquery.records import Predictability, Provenance
 from molquery.reference import DEFAULT_SCORING, Reference
@@ -35,10 +36,12 @@ class Engine:
     """
 
     def __init__(self, database: Database) -> None:
+        database = database.pinned()
         facts = space_facts(database)
         if facts is None:
             raise not_aligned(database)
         self.database = database
+        self.version = int(database.manifest()["version"])
         self.facts: dict[str, Any] = facts
         self.space_id = str(database.manifest()["spaces"][DEFAULT_SPACE]["space_id"])
         self.versions = {spec.name: database.version(spec) for spec in (SLIDES, PROFILES)}
@@ -50,6 +53,12 @@ class Engine:
         #: (n_slides,) what was held out together when the space was learned, usually patients.
         self.groups: Strings = as_text(table[self._split_on])
         self.notices: list[str] = []
+        if hold_out := facts.get("hold_out"):
+            self.notices.append(
+                f"the RNA of {hold_out['quality']['n_patients']} patients is held out of this "
+                f"space and not used ({hold_out['rule']})"
+            )
+        self._views: dict[str, list[methods.View]] = {}
         #: What searches on this snapshot have computed already (see `molquery.query.search`).
         self.answers: dict[tuple[Any, ...], Any] = {}
 
@@ -63,30 +72,27 @@ class Engine:
     def _split_on(self) -> str:
         return str(self.facts["split_on"])
 
-    @cached_property
-    def _slides(self) -> Any:
-        return self.database.dataset(SLIDES, self.versions[SLIDES.name])
-
-    @cached_property
-    def _profiles(self) -> Any:
-        return self.database.dataset(PROFILES, self.versions[PROFILES.name])
-
     def is_current(self) -> bool:
         """True while the database is in the state of this snapshot."""
-        space = self.database.manifest()["spaces"].get(DEFAULT_SPACE, {})
-        now = {spec.name: self.database.version(spec) for spec in (SLIDES, PROFILES)}
-        return space.get("space_id") == self.space_id and now == self.versions
+        return self.database.is_current()
+
+    def need_current(self) -> None:
+        """Raise DatabaseError when the tables are no longer those of this snapshot."""
+        if not self.is_current():
+            raise DatabaseError("the database has changed since it was opened", hint="ask again")
 
     @cached_property
     def reference(self) -> Reference:
         """The expression profiles that signatures are scored in."""
-        reference = Reference(self.database)
+        hold_out = self.facts.get("hold_out") or {}
+        reference = Reference(self.database, hold_out.get("profiles", ()))
         if self._stored is not None:
             reference.moments = self._stored.moments
         return reference
 
     @cached_property
     def _stored(self) -> Prepared | None:
+        self.need_current()
         return prepared.load(self.database, self.space_id)
 
     @cached_property
@@ -94,6 +100,7 @@ class Engine:
         """Prediction weights, gene moments and the Hallmark spectrum: stored, or computed anew."""
         if self._stored is not None:
             return self._stored
+        self.need_current()
         space = need_space(self.database)
         found = prepared.compute(self.database, space, self.reference, self._pairs)
         try:
@@ -125,6 +132,12 @@ class Engine:
         """Predicted scores (n_slides, S) from reference scores (n_reference, S)."""
         return self.operator.apply(scores)
 
+    def views(self, scheme: str) -> list[methods.View]:
+        """What the models of a fold scheme see in the shared space; kept once computed."""
+        if scheme not in self._views:
+            self._views[scheme] = methods.views(self, scheme)
+        return self._views[scheme]
+
     @cached_property
     def held_out(self) -> Bools:
         """(n_slides,) slides that a model predicts which has not seen their patient."""
@@ -135,6 +148,24 @@ class Engine:
         """(n_slides,) slides of cohorts without a single pair: the level of their scores is
         uncertain (`molquery.predict`)."""
         return np.asarray(self.operator.soft_share == 0)
+
+    def domain(self, rows: Ints) -> list[str]:
+        """'in' or 'out': whether each slide is like those that the model has learned from."""
+        return ["out" if out else "in" for out in self.out_of_domain[rows]]
+
+    def domain_notes(self, rows: Bools) -> list[str]:
+        """A note for every cohort in which far more slides are out of domain than chance allows."""
+        notes = []
+        for cohort in np.unique(self.cohorts[rows]):
+            mine = rows & (self.cohorts == cohort)
+            out = int((mine & self.out_of_domain).sum())
+            if out >= 5 and out > 5 * calibrate.FALSE_ALARM * mine.sum():
+                notes.append(
+                    f"{out} of {int(mine.sum())} slides of {cohort or 'no cohort'} are unlike "
+                    "those that the model has learned from (of ordinary slides about "
+                    f"{calibrate.FALSE_ALARM:.0%}): domain 'out', trust their scores less"
+                )
+        return notes
 
     def basis(self, rows: Ints) -> list[str]:
         """What each slide's score rests on: see `molquery.query.search.COLUMNS`."""
@@ -149,19 +180,29 @@ class Engine:
         return calibrate.outlying(distance, held, self.cohorts, self.groups)
 
     def intervals(
-        self, predicted: Float, measured: Float, level: float = calibrate.LEVEL
+        self,
+        predicted: Float,
+        measured: Float,
+        level: float = calibrate.LEVEL,
+        *,
+        method: str = methods.DEFAULT_METHOD,
     ) -> tuple[Float, Float]:
         """Prediction intervals of one signature's slide scores: low and high, each (n_slides,).
 
         The measured score of a new patient of a cohort lies inside with probability `level`:
-        predicted plus or minus the conformal bound on |measured - predicted| over the cohort's
-        held-out patients. A cohort with RNA of fewer than `calibrate.MIN_PATIENTS` patients, or of
-        none, gets the widest bound that any other cohort needs when it is left out as a whole and
-        predicted by the rest. NaN where neither can be measured.
+        predicted plus or minus b u, with u the spread of the measured scores among the slide's
+        nearest profiles (`spread`), and b the conformal bound on |measured - predicted| / u over
+        the cohort's held-out patients (locally weighted split conformal,
+        doi:10.1080/01621459.2017.1307116). A cohort with RNA of fewer than
+        `calibrate.MIN_PATIENTS` patients, or of none, gets the widest bound on |measured -
+        predicted| that any other cohort needs when it is left out as a whole and predicted by the
+        rest. NaN where neither can be measured.
 
         Args:
-            predicted: (n_slides,) scores of `predict`.
+            predicted: (n_slides,) scores by the method.
             measured: (n_reference,) scores of the same signature in the reference.
+            method: what predicted. Cohorts left out are predicted by the ridge, as `blend` does; by
+                another method a cohort without enough patients has no interval.
 
         Raises:
             InputError: `level` is not between 0 and 1.
@@ -171,18 +212,43 @@ class Engine:
         slide, profile = self.pairs.slide, self.pairs.profile
         cohorts, groups = self.cohorts[slide], self.groups[slide]
         truth = measured[profile]
-        errors = np.abs(truth - predicted[slide])
+        spread = self.spread(measured)
+        errors = np.abs(truth - predicted[slide]) / spread[slide]
         bounds = calibrate.cohort_bounds(errors, cohorts, groups, level)
         elsewhere = np.nan
-        if COHORT_SCHEME in self.operators:
+        if COHORT_SCHEME in self.operators and method in ("blend", "ridge"):
             left_out = self.operators[COHORT_SCHEME].apply(measured[:, None])[:, 0]
             errors = np.abs(truth - left_out[slide])
             worst = calibrate.cohort_bounds(errors, cohorts, groups, level).values()
             elsewhere = max(worst, default=calibrate.conformal_bound(errors, groups, level))
-        names, code = np.unique(self.cohorts, return_inverse=True)
-        half = np.array([bounds.get(str(name), elsewhere) for name in names])[code]
+        half = np.full(len(predicted), elsewhere)
+        for cohort, bound in bounds.items():
+            mine = self.cohorts == cohort
+            half[mine] = bound * spread[mine]
         half[~np.isfinite(half)] = np.nan
         return predicted - half, predicted + half
+
+    def spread(self, measured: Float) -> Float:
+        """(n_slides,) standard deviation of measured scores (n_reference,) among the nearest
+        profiles of each slide, by their soft-kNN weights; at least half of its median."""
+        unit = measured.std()
+        z = (measured - measured.mean()) / unit  # the squares must not drown the differences
+        both = np.stack([z, z**2], axis=1).astype(np.float32)
+        mean, square = self.operator.soft(both, np.arange(len(self.slide_ids))).T.astype(float)
+        found = np.sqrt(np.maximum(square - mean**2, 0.0))
+        return np.asarray(unit * np.maximum(found, np.median(found) / 2))
+
+    def interval_note(self, low: Float) -> list[str]:
+        """A note when some of the lower ends (n,) are missing, else nothing."""
+        lacking = int(np.isnan(low).sum())
+        if not lacking:
+            return []
+        units = "patients" if self._split_on == schema.PATIENT else f"{self._split_on} values"
+        return [
+            f"no interval for {lacking} slides: in their cohort RNA of fewer than "
+            f"{calibrate.MIN_PATIENTS} {units} was held out, and how far predictions carry over "
+            "between cohorts cannot be measured here"
+        ]
 
     def unseen_note(self, rows: Bools) -> list[str]:
         """A warning when slides of unseen cohorts are among those ranked, else nothing."""
@@ -192,7 +258,8 @@ class Engine:
         named = some(np.unique(self.cohorts[mine]).tolist())
         return [
             f"{int(mine.sum())} slides are of cohorts without any RNA ({named}): trust their order "
-            "within the cohort, not their level against other cohorts"
+            "within the cohort, not their level against other cohorts; their interval is as wide "
+            "as any cohort needs when it is left out"
         ]
 
     @cached_property
@@ -205,7 +272,7 @@ class Engine:
         if pair_on == schema.PATIENT:
             keys = self.reference.patients
         else:
-            table = self.database.read(PROFILES, [pair_on], dataset=self._profiles)
+            table = self.database.read(PROFILES, [pair_on])
             keys = as_text(table[pair_on])
         rows_of: dict[str, list[int]] = {}
         for j, key in enumerate(keys):
@@ -216,12 +283,35 @@ class Engine:
             for i in np.flatnonzero(operator.model >= 0)
             for j in rows_of.get(str(self._pair_keys[i]), [])
         ]
+        if not both:  # they were deleted after the space was learned
+            raise NotReadyError(
+                f"no slide of {self.database.path} has a profile of its own patient any more: "
+                "how far to trust a score cannot be measured",
+                hint="molquery ingest profiles, or molquery restore; molquery history",
+            )
         slide, profile = (np.array(side, dtype=np.int64) for side in zip(*both, strict=True))
         return HeldOutPairs.of(slide, profile, self.cohorts)
 
-    def predictability(self, scores: Float) -> Predictability:
-        """Held-out quality of one signature, with its place among the Hallmark sets."""
-        found = predictabilities(self.operators, self.pairs, scores[:, :1])[0]
+    def predictability(
+        self,
+        scores: Float,
+        *,
+        method: str = methods.DEFAULT_METHOD,
+        sets: Sequence[GeneSet] = (),
+    ) -> Predictability:
+        """Held-out quality of one signature, with its place among the Hallmark sets.
+
+        Args:
+            scores: (n_reference, 1) its measured scores.
+            method: what predicts it; the place is among Hallmark sets predicted by the default.
+            sets: the signature as positions and weights, for methods that need them.
+        """
+        schemes = [s for s in (PATIENT_SCHEME, SITE_SCHEME) if s in self.operators]
+        predicted = {
+            scheme: self.pairs.average(methods.predict(self, method, scores[:, :1], sets, scheme))
+            for scheme in schemes
+        }
+        found = describe(predicted, self.pairs, scores[:, :1])[0]
         # A Hallmark set must not come after itself, whose scores differ by rounding.
         bar = prepared.standing(found) + 1e-6
         better = sum(prepared.standing(other) > bar for other in self.spectrum.values())
@@ -259,14 +349,14 @@ class Engine:
         held = self.database.metadata_columns(SLIDES)
         if name not in held:
             raise ColumnError(f"slides have no column {name}", found=some(held, 30))
-        table = self.database.read(SLIDES, [name], dataset=self._slides)
+        table = self.database.read(SLIDES, [name])
         return as_text(table[name])
 
     def slides_where(self, where: str | None) -> Bools:
         """(n_slides,) mask of the slides that satisfy a SQL filter over the metadata."""
         if where is None:
             return np.ones(len(self.slide_ids), dtype=bool)
-        table = self.database.read(SLIDES, [SLIDES.key], where=where, dataset=self._slides)
+        table = self.database.read(SLIDES, [SLIDES.key], where=where)
         return np.isin(self.slide_ids, as_text(table[SLIDES.key]))
 
     def provenance(self, method: str, parameters: dict[str, Any], **more: Any) -> Provenance:

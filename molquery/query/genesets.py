@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -34,7 +34,7 @@ def read_sets(name: str | None, extra: Sequence[Signature] = ()) -> tuple[Signat
     known = (*extra, *collections.shipped())
     if name is None:
         return known
-    if Path(name).is_file():
+    if os.path.isfile(name):
         return read.read_sets(name)
     if collection := tuple(s for s in known if s.source == name):
         return collection

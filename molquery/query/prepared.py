@@ -14,19 +14,17 @@ from dataclasses import asdict, dataclass, fields
 
 import numpy as np
 
-from molquery import predict, schema
+from molquery import predict
 from molquery.database import Database
 from molquery.evaluate.held_out import SPECTRUM_GENES, HeldOutPairs, predictabilities
-from molquery.files import sha256_file, write_bytes
 from molquery.genesets import collections
 from molquery.predict import Operator
 from molquery.records import Predictability
 from molquery.reference import Moments, Reference
 from molquery.schema import PROFILES, SLIDES
-from molquery.space import SharedSpace
+from molquery.space import DEFAULT_SPACE, SharedSpace
 
-_FILE = f"{schema.INDEXES}/predictions.safetensors"
-_ENTRY = "predictions"
+_SECTION = "predictions"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,12 +50,10 @@ def state(database: Database, space_id: str) -> str:
 
 def load(database: Database, space_id: str) -> Prepared | None:
     """What is stored for the database as it is now, or None when nothing usable is."""
-    entry = database.manifest().get(_ENTRY)
-    if entry is None or entry["state"] != state(database, space_id):
+    found = database.derived(_SECTION, DEFAULT_SPACE)
+    if found is None or found[0]["state"] != state(database, space_id):
         return None
-    path = database.path / _FILE
-    if not path.is_file() or sha256_file(path) != entry["sha256"]:
-        return None
+    _, path = found
     from safetensors import safe_open
 
     with safe_open(path, framework="numpy") as file:
@@ -108,15 +104,13 @@ def store(database: Database, space_id: str, prepared: Prepared) -> None:
         "schemes": list(prepared.operators),
         "spectrum": {name: asdict(p) for name, p in prepared.spectrum.items()},
     }
-    path = database.path / _FILE
-    with database.writing():
-        path.parent.mkdir(exist_ok=True)
-        write_bytes(path, save(arrays, metadata={"molquery": json.dumps(told)}))
-        entry = {"sha256": sha256_file(path), "state": state(database, space_id)}
-        database.update_manifest(lambda manifest: manifest.update({_ENTRY: entry}))
+    blob = save(arrays, metadata={"molquery": json.dumps(told)})
+    entry = {"state": state(database, space_id)}
+    database.store_derived(
+        _SECTION, DEFAULT_SPACE, entry, "predictions.safetensors", lambda p: p.write_bytes(blob)
+    )
 
 
 def standing(p: Predictability) -> float:
     """What the spectrum is ordered by: the within-cohort correlation, or the pooled one."""
-    value = p.within_r if p.within_r is not None else p.r
-    return -2.0 if value is None else value
+    return -2.0 if p.headline_r is None else p.headline_r

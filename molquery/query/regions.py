@@ -23,9 +23,11 @@ from molquery.errors import ColumnError, InputError, some
 from molquery.evaluate.metrics import optional, pearson
 from molquery.genesets.match import MIN_FRACTION, MIN_GENES
 from molquery.images import grey
+from molquery.query.answer import answer, signature_notes
 from molquery.query.engine import Engine
-from molquery.query.search import signature_notes
+from molquery.query.methods import DEFAULT_METHOD
 from molquery.records import Coverage, Predictability, Provenance, Signature
+from molquery.reference import DEFAULT_SCORING
 from molquery.schema import SLIDES
 from molquery.vectors import Bools, Float, Ints, Strings, as_text
 
@@ -81,6 +83,8 @@ def regions(
     image_scale: float | None = None,
     um_per_pixel: float | None = None,
     columns: Mapping[str, str] | None = None,
+    method: str = DEFAULT_METHOD,
+    scoring: str = DEFAULT_SCORING,
     min_genes: int = MIN_GENES,
     min_fraction: float = MIN_FRACTION,
 ) -> Regions:
@@ -90,6 +94,7 @@ def regions(
         slide: a value of the column that says which slide a region is of.
         image, image_scale, um_per_pixel: as in the metadata columns of the same names, which they
             stand in for; a scale that is given nowhere is 1.
+        method: what predicts the scores; scoring: how the reference profiles are scored.
         columns: 'x', 'y' or 'slide' -> the column that holds it, where `COLUMNS` is not enough.
 
     Raises:
@@ -123,12 +128,14 @@ def regions(
     if size is None:
         notes.append("no scale bar: say how large a pixel is with --um-per-pixel")
 
-    match, scores = engine.reference.score_one(
-        signature, min_genes=min_genes, min_fraction=min_fraction
-    )
-    quality = engine.predictability(scores)
+    known = answer(
+        engine, signature, method=method, scoring=scoring, null=0, min_genes=min_genes,
+        min_fraction=min_fraction,
+    )  # fmt: skip
+    match, quality = known.match, known.predictability
+    scores = engine.reference.matrix([(match.positions, match.weights)], scoring)
     rows, x, y = rows[placed], x[placed] * scale, y[placed] * scale
-    predicted = engine.predict(scores)[rows, 0]
+    predicted = known.predicted[rows]
     measured = _measured(engine, rows, scores[:, 0], notes)
     both = np.isfinite(measured) if measured is not None else np.zeros(len(rows), dtype=bool)
     r = None
@@ -141,27 +148,24 @@ def regions(
     if blank > _BLANK:
         notes.append(f"{100 * blank:.0f} % of the regions lie on blank parts of {path.name}: check "
                      f"that it shows {of_slide}, and the image scale")  # fmt: skip
-    strange = int(engine.out_of_domain[rows].sum())
-    if strange:
-        notes.append(f"{strange} of {len(rows)} regions are unlike those that the model learned "
-                     "from: trust their scores less")  # fmt: skip
     mine = np.zeros(len(engine.slide_ids), dtype=bool)
     mine[rows] = True
     notes += [
         *signature_notes(signature, match.coverage, match.lost, quality, strict=False),
         *engine.unseen_note(mine),
+        *engine.domain_notes(mine),
         *engine.notices,
     ]
     return Regions(
         slide=of_slide, ids=engine.slide_ids[rows], x=x, y=y, predicted=predicted,
         measured=measured, n_measured=int(both.sum()), r=r, image=path,
         um_per_pixel=None if size is None else size / scale, title=head,
-        unit="score (mean z over the reference)",
+        unit=f"score ({'mean z' if scoring == DEFAULT_SCORING else scoring} in the reference)",
         predictability=quality, coverage=match.coverage,
         provenance=engine.provenance(
-            "soft-knn",
-            {"slide": of_slide, "columns": names, "image": str(path), IMAGE_SCALE: scale,
-             UM_PER_PIXEL: size},
+            method,
+            {"scoring": scoring, "slide": of_slide, "columns": names, "image": str(path),
+             IMAGE_SCALE: scale, UM_PER_PIXEL: size},
             signature=signature.name, signature_sha256=signature.sha256,
             genes_found=match.coverage.found, genes_missing=match.coverage.missing,
             notes=tuple(notes),

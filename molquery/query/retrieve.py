@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -164,7 +165,7 @@ def _queries(
             hint="--from slides or --from profiles",
         )
     path = Path(query)
-    if path.exists():
+    if os.path.exists(path):
         return _from_file(engine, path, source, options, notes)
     near = _near(query, engine.slide_ids, engine.reference.ids)
     raise InputError(

@@ -10,25 +10,20 @@ import numpy as np
 import pyarrow as pa
 
 from molquery import index
-from molquery.errors import GeneSetError, IndexFileError, InputError
-from molquery.evaluate.metrics import optional, spearman
-from molquery.genesets.match import MIN_FRACTION, MIN_GENES, Match
+from molquery.errors import IndexFileError, InputError
+from molquery.genesets.match import MIN_FRACTION, MIN_GENES
 from molquery.query import calibrate
+from molquery.query.answer import answer, in_words, signature_notes
 from molquery.query.engine import Engine
-from molquery.query.vector import signature_vector
+from molquery.query.methods import DEFAULT_METHOD, check
 from molquery.records import Coverage, Predictability, Provenance, Signature
 from molquery.reference import DEFAULT_SCORING
 from molquery.schema import COHORT, SLIDES
 from molquery.space import DEFAULT_SPACE
 from molquery.vectors import Bools, Float, Ints
 
-METHODS = ("soft-knn", "vector")
-#: Held-out correlation (within cohort) under which a signature is called hardly predictable.
-FLOOR = 0.2
-#: How many candidates the index hands to soft-kNN, per answer wanted, and at least.
+#: How many candidates an index hands over to be ranked, per answer wanted, and at least.
 _CANDIDATES_PER_HIT, _MIN_CANDIDATES = 20, 200
-#: Signatures whose answers an engine remembers: some arrays of one number per slide each.
-_REMEMBERED = 32
 
 
 @dataclass(frozen=True)
@@ -38,8 +33,8 @@ class Ranking:
     Attributes:
         hits: one row per slide, best first, with the columns of `COLUMNS`.
         n_ranked: how many slides were ranked; `hits` holds the first k.
-        agreement: Spearman correlation over all slides between the soft-kNN scores and the inner
-            product with the signature's vector, which is what an index ranks by.
+        agreement: Spearman correlation over all slides between the scores and the inner product
+            with the signature's vector, which is what an index ranks by.
     """
 
     hits: pa.Table
@@ -58,6 +53,7 @@ class Ranking:
             "hits": self.hits.to_pylist(),
             "n_ranked": self.n_ranked,
             "predictability": asdict(self.predictability),
+            "in_words": in_words(self.predictability),
             "coverage": {
                 "found": list(self.coverage.found),
                 "missing": list(self.coverage.missing),
@@ -86,6 +82,8 @@ COLUMNS: Mapping[str, str] = {
     "patient_id": "its patient",
     "cohort": "its cohort",
     "score": "predicted activity, in the units of the scoring (mean z over the reference)",
+    "low": f"lower end of the {calibrate.LEVEL:.0%} prediction interval of the measured score",
+    "high": "its upper end; both are empty where too few patients have RNA to give one",
     "percentile": "of the score among all slides of the archive, 0 to 100",
     "cohort_percentile": "of the score among the slides of its cohort",
     "cohort_z": "score minus the cohort's mean, in the cohort's standard deviations",
@@ -93,6 +91,8 @@ COLUMNS: Mapping[str, str] = {
     "fdr": "p after Benjamini-Hochberg over the slides ranked",
     "basis": "held-out: the patient has RNA, which was kept out; projected: the patient has none; "
     "unseen cohort: nor has anyone of the cohort, so only the order within it means something",
+    "domain": "out: the slide is unlike those that the model has learned from (of ordinary slides "
+    f"{calibrate.FALSE_ALARM:.0%} are); in: it is not",
 }
 
 
@@ -103,13 +103,13 @@ def search(
     k: int = 20,
     where: str | None = None,
     within: str | None = None,
-    method: str = "soft-knn",
+    method: str = DEFAULT_METHOD,
     scoring: str = DEFAULT_SCORING,
     null: int = calibrate.DEFAULT_NULL,
     min_genes: int = MIN_GENES,
     min_fraction: float = MIN_FRACTION,
     strict: bool = False,
-    use_index: bool = True,
+    use_index: bool = False,
 ) -> Ranking:
     """Rank the slides of an archive by the predicted activity of a signature.
 
@@ -118,29 +118,37 @@ def search(
         where: SQL filter over the slides' metadata; percentiles still refer to the whole archive.
         within: a metadata column (usually cohort): slides are ranked by their score standardised
             inside their own group.
-        method: 'soft-knn' scores every slide; 'vector' lets an index find candidates for the
-            signature's vector and scores those.
-        null: number of random gene sets behind p and FDR; 0 leaves both out.
+        method: what predicts the scores, one of `molquery.query.methods.METHODS`.
+        scoring: how reference profiles are scored: 'mean_z', 'ssgsea' or 'rank'.
+        null: number of random gene sets behind p, FDR and specificity; 0 leaves them out.
         strict: refuse a signature whose held-out correlation is below the floor.
+        use_index: rank only what an index finds for the signature's vector, not every slide.
 
     Raises:
         GeneSetError: too few genes of the signature are in the database, or `strict` refuses.
         FilterError: `where` cannot be evaluated.
+        InputError: the method or scoring is not known, or k or the null is too small.
     """
-    if method not in METHODS:
-        raise InputError(f"{method} is not a search method", hint=f"--method {'|'.join(METHODS)}")
+    check(method)
     if k < 1:
         raise InputError("k must be at least 1", found=str(k))
-    if null < 0 or 0 < null < 100:
-        raise InputError("a null needs at least 100 random sets (0 turns it off)", found=str(null))
     allowed = engine.slides_where(where)
     groups = engine.slide_column(within) if within and within != COHORT else engine.cohorts
-    answer = _answer(engine, signature, scoring, null, min_genes, min_fraction)
-    coverage, predicted = answer.match.coverage, answer.predicted
-    notes = signature_notes(
-        signature, coverage, answer.match.lost, answer.predictability, strict=strict
+    found = answer(
+        engine,
+        signature,
+        method=method,
+        scoring=scoring,
+        null=null,
+        min_genes=min_genes,
+        min_fraction=min_fraction,
     )
-    cohort_percentile, cohort_z = answer.cohort_percentile, answer.cohort_z
+    coverage, predicted = found.match.coverage, found.predicted
+    notes = signature_notes(
+        signature, coverage, found.match.lost, found.predictability, strict=strict
+    )
+    notes += found.notes
+    cohort_percentile, cohort_z = found.cohort_percentile, found.cohort_z
     order_by = predicted
     if within:
         group_percentile, order_by = calibrate.within_groups(predicted, groups)
@@ -152,8 +160,8 @@ def search(
             allowed &= ~np.isnan(order_by)
     index_name = None
     candidates = allowed
-    if method == "vector":
-        index_name, candidates = _candidates(engine, answer.vector, allowed, k, use_index, notes)
+    if use_index:
+        index_name, candidates = _candidates(engine, found.vector, allowed, k, notes)
     rows = _top(order_by, candidates, engine, k)
 
     columns: dict[str, Any] = {
@@ -162,19 +170,23 @@ def search(
         "patient_id": engine.patients[rows].tolist(),
         "cohort": [c or None for c in engine.cohorts[rows].tolist()],
         "score": predicted[rows],
-        "percentile": answer.percentile[rows],
+        "low": _nullable(found.low[rows]),
+        "high": _nullable(found.high[rows]),
+        "percentile": found.percentile[rows],
         "cohort_percentile": _nullable(cohort_percentile[rows]),
         "cohort_z": _nullable(cohort_z[rows]),
     }
     if within and within != COHORT:
         columns[f"{within}_z"] = order_by[rows]
-    if answer.p is not None:
-        adjusted = np.full(len(answer.p), np.nan)
-        adjusted[allowed] = calibrate.fdr(answer.p[allowed]) if allowed.any() else []
-        columns["p"], columns["fdr"] = answer.p[rows], adjusted[rows]
+    if found.p is not None:
+        adjusted = np.full(len(found.p), np.nan)
+        adjusted[allowed] = calibrate.fdr(found.p[allowed]) if allowed.any() else []
+        columns["p"], columns["fdr"] = found.p[rows], adjusted[rows]
     columns["basis"] = engine.basis(rows)
+    columns["domain"] = engine.domain(rows)
     if not within:
         notes += engine.unseen_note(allowed)
+    notes += [*engine.domain_notes(allowed), *engine.interval_note(found.low[allowed])]
     if not allowed.any():
         notes.append("no slide satisfies the filter")
     return Ranking(
@@ -182,8 +194,8 @@ def search(
         n_ranked=int(allowed.sum()),
         signature=signature,
         coverage=coverage,
-        predictability=answer.predictability,
-        agreement=answer.agreement,
+        predictability=found.predictability,
+        agreement=found.agreement,
         provenance=engine.provenance(
             method,
             {
@@ -204,56 +216,19 @@ def search(
     )
 
 
-def signature_notes(
-    signature: Signature, coverage: Coverage, lost: str, quality: Predictability, *, strict: bool
-) -> list[str]:
-    """What a user must know about a signature before trusting its scores.
-
-    Raises:
-        GeneSetError: `strict`, and the held-out correlation is below the floor.
-    """
-    notes = []
-    total = len(coverage.found) + len(coverage.missing)
-    if coverage.fraction < 0.5:
-        notes.append(
-            f"only {len(coverage.found)} of {total} genes of {signature.name} are in this database"
-        )
-    if lost:
-        notes.append(
-            f"none of the {lost} genes of {signature.name} is in this database: "
-            "the score speaks of the other direction alone"
-        )
-    value = quality.within_r if quality.within_r is not None else quality.r
-    if value is None or value < FLOOR:
-        text = "cannot be measured" if value is None else f"is r = {value:.2f} within cohorts"
-        if strict:
-            raise GeneSetError(
-                f"{signature.name} is hardly predictable from H&E in this space",
-                found=f"held-out correlation {text}; the floor is {FLOOR}",
-                hint="leave out --strict to see the ranking all the same",
-            )
-        notes.append(
-            f"hardly predictable from H&E here: held-out correlation {text} (floor {FLOOR})"
-        )
-    return notes
-
-
 def _candidates(
-    engine: Engine, vector: Float, allowed: Bools, k: int, use_index: bool, notes: list[str]
+    engine: Engine, vector: Float, allowed: Bools, k: int, notes: list[str]
 ) -> tuple[str | None, Bools]:
     """The slides nearest to the signature's vector, from the index or an exact scan."""
     wanted = max(_MIN_CANDIDATES, _CANDIDATES_PER_HIT * k)
     query = vector.astype(np.float32)[None, :]
     name = None
     try:
-        if not use_index:
-            raise IndexFileError("the index was not asked for")
         loaded = index.load_current(engine.database, DEFAULT_SPACE, SLIDES)
         name = loaded.key
         _, found = loaded.search(query, wanted, None if allowed.all() else allowed)
     except IndexFileError as error:
-        if use_index:
-            notes.append(f"exact scan instead of an index: {error.what}")
+        notes.append(f"exact scan instead of an index: {error.what}")
         _, found = index.exact(engine.slide_vectors, query, wanted, allowed)
     mask = np.zeros(len(allowed), dtype=bool)
     mask[found[0][found[0] >= 0]] = True
@@ -269,61 +244,3 @@ def _top(order_by: Float, candidates: Bools, engine: Engine, k: int) -> Ints:
 
 def _nullable(values: Float) -> pa.Array:
     return pa.array(values, mask=np.isnan(values))
-
-
-@dataclass(frozen=True, slots=True)
-class _Answer:
-    """What a search computes of a signature before it filters and ranks; arrays (n_slides,)."""
-
-    match: Match
-    predictability: Predictability
-    predicted: Float
-    vector: Float
-    agreement: float | None
-    percentile: Float
-    cohort_percentile: Float
-    cohort_z: Float
-    p: Float | None
-
-
-def _answer(
-    engine: Engine,
-    signature: Signature,
-    scoring: str,
-    null: int,
-    min_genes: int,
-    min_fraction: float,
-) -> _Answer:
-    """The answer for a signature, remembered by the engine: asked again, it costs nothing."""
-    key = (signature.sha256, scoring, null, min_genes, min_fraction)
-    if key in engine.answers:
-        return engine.answers[key]  # type: ignore[no-any-return]
-    found, scores = engine.reference.score_one(
-        signature, method=scoring, min_genes=min_genes, min_fraction=min_fraction
-    )
-    predicted = engine.predict(scores)[:, 0]
-    vector = signature_vector(engine.slide_vectors, predicted)
-    cohort_percentile, cohort_z = calibrate.within_groups(predicted, engine.cohorts)
-    p = None
-    if null:
-        seed = [0, int(signature.sha256[:8], 16)]
-        sets = calibrate.random_sets(
-            engine.reference, found.positions, found.weights, count=null, seed=seed
-        )
-        random = engine.predict(engine.reference.matrix(sets, scoring))
-        p = calibrate.null_statistics(predicted, random)[0]
-    answer = _Answer(
-        match=found,
-        predictability=engine.predictability(scores),
-        predicted=predicted,
-        vector=vector,
-        agreement=optional(spearman(engine.slide_vectors @ vector, predicted)),
-        percentile=calibrate.percentile(predicted),
-        cohort_percentile=cohort_percentile,
-        cohort_z=cohort_z,
-        p=p,
-    )
-    if len(engine.answers) >= _REMEMBERED:
-        engine.answers.pop(next(iter(engine.answers)))
-    engine.answers[key] = answer
-    return answer

@@ -23,14 +23,15 @@ from molquery.errors import InputError, MismatchError, some
 from molquery.export.cutfile import CutFile, SignatureCut, reference_hash
 from molquery.genesets.match import MIN_FRACTION, MIN_GENES, Match
 from molquery.query import calibrate
+from molquery.query.answer import FLOOR, signature_notes
 from molquery.query.engine import Engine
-from molquery.query.search import FLOOR, signature_notes
+from molquery.query.methods import DEFAULT_METHOD, check, predict
 from molquery.query.tested import Outcomes, tests_of
 from molquery.query.units import By, Called, Errors, Units, numbers_of, units_of
 from molquery.records import Coverage, Predictability, Provenance, Signature
 from molquery.reference import DEFAULT_SCORING
 from molquery.schema import COHORT
-from molquery.stratify import OTHER, Cut, Rule
+from molquery.stratify import OTHER, UNCERTAIN, Cut, Rule
 from molquery.vectors import Float, Strings
 
 #: Confidence under which a stratum is called uncertain: three to two on the assigned side.
@@ -148,10 +149,12 @@ def stratify_cohort(
     weight: str | None = None,
     within: str | None = None,
     where: str | None = None,
+    method: str = DEFAULT_METHOD,
     scoring: str = DEFAULT_SCORING,
     min_confidence: float | None = None,
     outcomes: Outcomes | None = None,
     coordinates: tuple[str, str] | None = None,
+    diameter: float | None = None,
     min_genes: int = MIN_GENES,
     min_fraction: float = MIN_FRACTION,
 ) -> Strata:
@@ -168,9 +171,11 @@ def stratify_cohort(
         weight: a numeric column of the slides, such as the area of tissue.
         within: 'cohort' to cut inside each cohort, None to cut the pooled scores.
         where: SQL filter over the slides' metadata.
+        method: what predicts the scores; scoring: how the reference profiles are scored.
         min_confidence: under which a row is called uncertain; 0.6 by default, 0 for never.
         outcomes: what the strata are tested against.
         coordinates: columns of a slide's position, added to the table as x and y.
+        diameter: of the round region that a slide stands for, in the same pixels.
 
     Raises:
         InputError: the cut is not possible, such as in a cohort with too few slides; an outcome
@@ -186,13 +191,14 @@ def stratify_cohort(
     if cuts is not None:
         asked, plan = _planned(engine, cuts, asked)
         rules, by, slides = cuts.rules, _as_by(cuts.by), cuts.slides
-        weight, scoring = cuts.weight or None, cuts.scoring
+        weight, scoring, method = cuts.weight or None, cuts.scoring, cuts.prediction
         within = COHORT if any(c.cut.scope == COHORT for c in plan.values()) else None
         min_confidence = cuts.min_confidence if min_confidence is None else min_confidence
     bar = MIN_CONFIDENCE if min_confidence is None else min_confidence
     if not 0 <= bar < 1:
         raise InputError("a confidence lies between 0 and 1", found=f"{bar:g}")
     _check_names(asked, rules)
+    check(method)
     spec = cut or ("median" if rules else "tertiles")
     notes: list[str] = []
     units = units_of(engine, where, by, slides, weight, within, notes)
@@ -203,10 +209,16 @@ def stratify_cohort(
             signature, method=scoring, min_genes=min_genes, min_fraction=min_fraction
         )
         known = plan.get(signature.sha256)
-        quality = engine.predictability(measured)
+        members = [(match.positions, match.weights)]
+        predicted = predict(engine, method, measured, members)[:, 0]
+        quality = engine.predictability(measured, method=method, sets=members)
         told = signature_notes(signature, match.coverage, match.lost, quality, strict=False)
         notes += [t if signature.name in t else f"{signature.name}: {t}" for t in told]
-        parts.append(_part(engine, signature, match, measured, quality, units, spec, within, known))
+        errors = Errors.of(engine, units, predicted, measured[:, 0], method)
+        score = units.join(predicted)
+        groups = units.cohorts.tolist() if within else None
+        fitted_cut = known.cut if known else stratify.fit_cuts(score, groups, spec)
+        parts.append(_part(signature, match, quality, units, score, fitted_cut, errors))
         matches.append(match)
         notes += [f"{signature.name}: {remark}" for remark in parts[-1].cut.remarks]
     reference = _reference(engine, matches)
@@ -224,8 +236,10 @@ def stratify_cohort(
     notes += found.notes if found else ()
     if not within:
         notes += engine.unseen_note(units.allowed)
+    notes += engine.domain_notes(units.allowed)
     fitted = CutFile(
-        space_id=engine.space_id, scoring=scoring, by=by, slides=slides, weight=weight or "",
+        space_id=engine.space_id, prediction=method, scoring=scoring, by=by,
+        slides=slides, weight=weight or "",
         signatures=tuple(
             SignatureCut(p.signature, _genes(engine, m), p.cut)
             for p, m in zip(parts, matches, strict=True)
@@ -238,7 +252,7 @@ def stratify_cohort(
         },
     )  # fmt: skip
     provenance = engine.provenance(
-        "soft-knn",
+        method,
         {
             "scoring": scoring, "by": by, "slides": slides if by == "patient" else None,
             "weight": weight, "within": within, "where": where, "min_confidence": bar,
@@ -261,38 +275,32 @@ def stratify_cohort(
         notes=tuple(notes),
     )  # fmt: skip
     return Strata(
-        table=_table(engine, units, parts, sets, coordinates),
+        table=_table(engine, units, parts, sets, coordinates, diameter),
         parts=tuple(parts), sets=tuple(sets), rules=tuple(rules), cuts=fitted, associations=found,
         provenance=provenance, notes=tuple([*notes, *engine.notices]),
     )  # fmt: skip
 
 
 def _part(
-    engine: Engine,
     signature: Signature,
     match: Match,
-    measured: Float,
     quality: Predictability,
     units: Units,
-    spec: str,
-    within: str | None,
-    known: SignatureCut | None,
+    score: Float,
+    cut: Cut,
+    errors: Errors,
 ) -> Part:
-    """Scores, cut, strata and confidence of one signature."""
-    predicted = engine.predict(measured)[:, 0]
-    score = units.join(predicted)
-    labels = units.cohorts.tolist() if within else None
-    cut = known.cut if known else stratify.fit_cuts(score, labels, spec)
-    strata = stratify.apply_cuts(score, labels, cut)
-    errors = Errors.of(engine, units, predicted, measured[:, 0])
-    half = np.full(len(score), np.nan)
-    sure = np.full(len(score), np.nan)
+    """Strata, intervals and confidence of one signature."""
+    within = cut.scope == COHORT
+    strata = stratify.apply_cuts(score, units.cohorts.tolist() if within else None, cut)
+    half, sure = np.full(len(score), np.nan), np.full(len(score), np.nan)
     for cohort in np.unique(units.cohorts):
         mine = units.cohorts == cohort
-        half[mine] = errors.bound(str(cohort))
-        points = cut.points[str(cohort) if cut.scope == COHORT else stratify.POOLED]
-        lists = errors.lists(str(cohort), level=cut.scope != COHORT)
-        sure[mine] = stratify.confidence(score[mine], points, lists)
+        half[mine] = errors.bound(str(cohort)) * errors.scale(str(cohort), mine)
+        sure[mine] = stratify.confidence(
+            score[mine], cut.points[str(cohort) if within else stratify.POOLED],
+            errors.lists(str(cohort), level=not within), errors.scale(str(cohort), mine),
+        )  # fmt: skip
     return Part(
         signature, match.coverage, quality, cut, score, score - half, score + half, strata, sure
     )
@@ -356,6 +364,7 @@ def _table(
     parts: Sequence[Part],
     sets: Sequence[Called],
     coordinates: tuple[str, str] | None,
+    diameter: float | None,
 ) -> pa.Table:
     columns: dict[str, Any] = {}
     if units.by == "slide":
@@ -369,6 +378,8 @@ def _table(
             raise InputError("a patient has no coordinates", hint="--by slide")
         for axis, name in zip(("x", "y"), coordinates, strict=True):
             columns[axis] = _nullable(numbers_of(engine, name)[units.rows])
+        if diameter:
+            columns["diameter"] = np.full(len(units.ids), float(diameter))
     called = {s.name: s for s in sets}
     several = len(parts) > 1
     for part in parts:
@@ -381,13 +392,14 @@ def _table(
             f"{prefix}percentile": calibrate.percentile(part.score),
             f"{prefix}cohort_percentile": _nullable(percentiles),
             f"{prefix}cohort_z": _nullable(standard),
-            f"{prefix}stratum": part.strata.tolist(),
+            f"{prefix}stratum": _coded(part.strata, part.cut.labels, ordered=True),
             f"{prefix}confidence": _nullable(part.confidence),
         }
         if own := called.get(part.signature.name):
             columns |= _called(own, prefix)
     if joined := called.get("rules"):
-        columns |= {"stratum": joined.labels.tolist(), "confidence": _nullable(joined.confidence)}
+        columns["stratum"] = _coded(joined.labels, joined.order, ordered=False)
+        columns["confidence"] = _nullable(joined.confidence)
         columns |= _called(joined, "")
     columns["basis"] = _basis(engine, units)
     return pa.table(columns)
@@ -395,7 +407,17 @@ def _table(
 
 def _called(one: Called, prefix: str) -> dict[str, Any]:
     reasons = [r or None for r in one.reason.tolist()]
-    return {f"{prefix}call": one.call.tolist(), f"{prefix}reason": pa.array(reasons, pa.string())}
+    return {
+        f"{prefix}call": _coded(one.call, (*one.order, UNCERTAIN), ordered=False),
+        f"{prefix}reason": pa.array(reasons, pa.string()),
+    }
+
+
+def _coded(labels: Strings, order: Sequence[str], *, ordered: bool) -> pa.DictionaryArray:
+    """Labels (n,) as categories in their order, those without a row included."""
+    place = {label: i for i, label in enumerate(order)}
+    codes = pa.array([place[str(label)] for label in labels], pa.int32())
+    return pa.DictionaryArray.from_arrays(codes, pa.array(order, pa.string()), ordered=ordered)
 
 
 def _basis(engine: Engine, units: Units) -> list[str]:

@@ -75,7 +75,7 @@ def tests_of(
         if outcomes.certain_only:
             lost = int((one.reason != "").sum())
             notes.append(f"{one.name}: {lost} uncertain rows are left out of the tests")
-    return Associations(tuple(adjust(tests)), tuple(curves), tuple(notes))
+    return Associations(tuple(adjust(tests)), tuple(curves), tuple(notes), followed)
 
 
 def _read(

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from molquery import schema, stratify
+from molquery import stratify
 from molquery.errors import ColumnError, InputError, some
 from molquery.predict import COHORT_SCHEME
 from molquery.query import calibrate
@@ -98,6 +98,11 @@ class Units:
             None if self.weights is None else self.weights[rows],
         )  # fmt: skip
 
+    def join_mean(self, values: Float) -> Float:
+        """The mean over the slides of each row (n,), however their scores are joined."""
+        count = np.bincount(self.code, minlength=len(self.ids))
+        return np.asarray(np.bincount(self.code, values[self.rows], len(self.ids)) / count)
+
     def any(self, mask: Bools) -> Bools:
         """(n,) rows of which any slide is in a mask (n_slides,)."""
         return np.asarray(np.bincount(self.code, mask[self.rows], minlength=len(self.ids)) > 0)
@@ -170,36 +175,49 @@ def _one_each(values: Strings, code: Ints, n: int) -> tuple[Strings, Ints]:
 
 @dataclass(frozen=True)
 class Errors:
-    """Measured minus predicted scores of held-out slides or patients.
+    """Measured minus predicted scores of held-out slides or patients, and how large they may be.
+
+    As in `Engine.intervals`: within a cohort an error is taken in units of the spread of the
+    measured scores among the slide's nearest profiles; a cohort without enough errors of its own is
+    judged by the others, each left out as a whole, in the units of the scores.
 
     Attributes:
-        own: cohort -> errors by models that know the cohort, where they are enough.
-        left_out: cohort -> errors by a model that has seen nothing of the cohort.
-        groups: the same keys -> what is exchangeable.
+        own: cohort -> errors by models that know the cohort, where they are enough, and what is
+            exchangeable.
+        left_out: cohort -> errors by a model that has seen nothing of the cohort, likewise.
+        spread: (n,) of the rows.
     """
 
     own: Mapping[str, tuple[Float, Strings]]
     left_out: Mapping[str, tuple[Float, Strings]]
+    spread: Float
 
     @classmethod
-    def of(cls, engine: Engine, units: Units, predicted: Float, measured: Float) -> Errors:
-        """From predicted scores (n_slides,) and those measured in the reference (n_reference,)."""
-        own = cls._by_cohort(engine, units, predicted, measured)
+    def of(
+        cls, engine: Engine, units: Units, predicted: Float, measured: Float, method: str
+    ) -> Errors:
+        """From scores (n_slides,) that `method` predicts and those of the reference (n_reference,).
+
+        Cohorts left out are predicted by the ridge, so they say nothing of other methods.
+        """
+        spread = engine.spread(measured)
+        own = cls._by_cohort(engine, units, predicted, measured, spread)
         left_out: Mapping[str, tuple[Float, Strings]] = {}
-        if set(units.cohorts.tolist()) - set(own) and COHORT_SCHEME in engine.operators:
+        lacking = set(units.cohorts.tolist()) - set(own)
+        if lacking and COHORT_SCHEME in engine.operators and method in ("blend", "ridge"):
             elsewhere = engine.operators[COHORT_SCHEME].apply(measured[:, None])[:, 0]
-            left_out = cls._by_cohort(engine, units, elsewhere, measured)
-        return cls(own, left_out)
+            left_out = cls._by_cohort(engine, units, elsewhere, measured, np.ones_like(spread))
+        return cls(own, left_out, units.join_mean(spread))
 
     @staticmethod
     def _by_cohort(
-        engine: Engine, units: Units, predicted: Float, measured: Float
+        engine: Engine, units: Units, predicted: Float, measured: Float, spread: Float
     ) -> dict[str, tuple[Float, Strings]]:
         """The errors of every cohort that has them for enough patients."""
         slide, profile = engine.pairs.slide, engine.pairs.profile
         cohorts, groups = engine.cohorts[slide], engine.groups[slide]
         if units.by == "slide":
-            errors = measured[profile] - predicted[slide]
+            errors = (measured[profile] - predicted[slide]) / spread[slide]
         else:
             # Every slide of a patient with RNA, whatever the filter: errors are those of the model.
             patients = engine.patients[slide]
@@ -211,10 +229,10 @@ class Errors:
             place = np.searchsorted(names, patients[usable])
             count = np.bincount(place, minlength=len(names))
             truth = np.bincount(place, measured[profile[usable]], minlength=len(names)) / count
-            errors, groups = truth - joined, names
-            cohorts = _one_each(
-                engine.cohorts[rows], np.searchsorted(names, engine.patients[rows]), len(names)
-            )[0]
+            owner = np.searchsorted(names, engine.patients[rows])
+            unit = np.bincount(owner, spread[rows]) / np.bincount(owner)
+            errors, groups = (truth - joined) / unit, names
+            cohorts = _one_each(engine.cohorts[rows], owner, len(names))[0]
         out = {}
         for cohort in np.unique(cohorts):
             mine = cohorts == cohort
@@ -232,8 +250,12 @@ class Errors:
             return [self.own[cohort][0]]
         return [e if level else e - e.mean() for e, _ in self.left_out.values()]
 
+    def scale(self, cohort: str, rows: Bools) -> Float:
+        """The units of the errors of rows of a cohort (n_rows,)."""
+        return self.spread[rows] if cohort in self.own else np.ones(int(rows.sum()))
+
     def bound(self, cohort: str) -> float:
-        """Half the width of the prediction interval, as `Engine.intervals` has it; NaN if none."""
+        """Half the width of the prediction interval in these units; NaN where there is none."""
         chosen = [self.own[cohort]] if cohort in self.own else list(self.left_out.values())
         bounds = [calibrate.conformal_bound(np.abs(e), g, calibrate.LEVEL) for e, g in chosen]
         worst = max(bounds, default=np.nan)
@@ -244,8 +266,7 @@ def columns_of(engine: Engine, names: Sequence[str]) -> dict[str, list[Any]]:
     """Metadata columns of all slides as Python values."""
     if not names:
         return {}
-    dataset = engine.database.dataset(SLIDES, engine.versions[SLIDES.name])
-    held = [c for c in dataset.schema.names if not schema.is_internal(c)]
+    held = engine.database.metadata_columns(SLIDES)
     unknown = [n for n in names if n not in held]
     if unknown:
         import difflib
@@ -255,7 +276,7 @@ def columns_of(engine: Engine, names: Sequence[str]) -> dict[str, list[Any]]:
             f"slides have no column {some(unknown)}", found=some(held, 30),
             hint=near[0] if near else "molquery ingest metadata FILE --on patient_id",
         )  # fmt: skip
-    table = engine.database.read(SLIDES, list(names), dataset=dataset)
+    table = engine.database.read(SLIDES, list(names))
     return {name: table[name].to_pylist() for name in names}
 
 

@@ -13,16 +13,22 @@ _SAMPLE = 20_000  # slides that the surrogate is fitted on, evenly spaced over t
 def signature_vector(slide_vectors: Matrix, scores: Float) -> Float:
     """The unit vector (dim,) whose inner product with slides follows their scores best.
 
-    The linear surrogate of the soft-kNN prediction: the ridge regression of scores (n_slides,) on
-    shared vectors (n_slides, dim), both centred, over a sample of the archive. All zeros where the
-    scores do not vary.
+    The linear surrogate of a prediction: the ridge regression of scores (n_slides,) on shared
+    vectors (n_slides, dim) over a sample of the archive. All zeros where the scores do not vary.
     """
     step = max(1, len(scores) // _SAMPLE)
-    x = slide_vectors[::step].astype(np.float64)
-    y = scores[::step] - scores[::step].mean()
-    x = x - x.mean(axis=0)
-    gram = x.T @ x
-    gram[np.diag_indices_from(gram)] += _RIDGE * np.trace(gram) / len(gram) + 1e-12
-    vector = np.linalg.solve(gram, x.T @ y)
+    vector = ridge_vector(slide_vectors[::step], scores[::step, None], _RIDGE)[:, 0]
     norm = float(np.linalg.norm(vector))
     return np.asarray(vector / norm if norm > 0 else vector)
+
+
+def ridge_vector(vectors: Matrix | Float, scores: Float, penalty: float) -> Float:
+    """The ridge regression (dim, S) of scores (n, S) on vectors (n, dim), both centred.
+
+    `penalty` is in units of the mean squared coordinate.
+    """
+    x = vectors.astype(np.float64)
+    x = x - x.mean(axis=0)
+    gram = x.T @ x
+    gram[np.diag_indices_from(gram)] += penalty * np.trace(gram) / len(gram) + 1e-12
+    return np.asarray(np.linalg.solve(gram, x.T @ (scores - scores.mean(axis=0))))

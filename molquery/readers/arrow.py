@@ -29,8 +29,9 @@ def load(path: Path, _: Options) -> pa.Table:
     Raises:
         FileFormatError: the file is truncated or damaged.
     """
-    # Not memory-mapped: vectors may outlive the call, and the file may be replaced meanwhile.
-    with reading(path, "Arrow"), pa.OSFile(str(path), "rb") as source:
+    # Not memory-mapped: vectors may outlive the call, and the file may be replaced meanwhile. Read
+    # whole, since Arrow would allocate whatever length a damaged file claims for a part.
+    with reading(path, "Arrow"), pa.BufferReader(path.read_bytes()) as source:
         magic = source.read(6)
         source.seek(0)
         if magic.startswith(STREAM):

@@ -53,6 +53,8 @@ class Profiles:
         notes: what a reader of the report should know, such as columns that were left out.
         source: the file.
         scale: the scale of the values, where the format itself says it (a TPM column).
+        embeddings: (n_samples, d) float32 of an RNA model, NaN where a sample has none; and the
+            model's name. Only exports of molquery hold both in one file.
     """
 
     ids: tuple[str, ...]
@@ -62,6 +64,7 @@ class Profiles:
     notes: tuple[str, ...]
     source: str
     scale: str | None = None
+    embeddings: tuple[str, Matrix] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +74,7 @@ class Options:
     Attributes:
         id: column that holds the ids (of `obs` in .h5ad; the default there is its index).
         vector: list column, or a pattern of numeric columns such as `f*`; in .h5ad `X` or a key
-            of `obsm`.
+            of `obsm`; the model of a wsidata store.
         genes_in: 'rows' or 'columns' of an expression matrix.
         gene_column: column of gene identifiers (of `var` in .h5ad; the default is its index).
         layer: layer of .h5ad to read profiles from, instead of `X`.

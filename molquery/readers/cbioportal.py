@@ -16,10 +16,12 @@ from molquery.readers.base import Options, Profiles, Reader
 from molquery.readers.orientation import ROWS
 from molquery.readers.profile_table import profiles_from_table
 
+HEADER = ("hugo_symbol", "entrez_gene_id")
+
 
 def sniff(_: Path, head: bytes) -> bool:
     """True for both columns of gene names, in either order."""
-    return set(body.first_line(head).split("\t")[:2]) == {"hugo_symbol", "entrez_gene_id"}
+    return set(body.first_line(head).split("\t")[:2]) == set(HEADER)
 
 
 def load(path: Path, options: Options) -> Profiles:
@@ -32,17 +34,18 @@ def load(path: Path, options: Options) -> Profiles:
     from molquery.genes import resolve
 
     table = delimited.load(path, options)
-    symbols = [(v or "").strip() for v in table["Hugo_Symbol"].cast(pa.string()).to_pylist()]
-    entrez = [str(v or "").removesuffix(".0") for v in table["Entrez_Gene_Id"].to_pylist()]
+    at, entrez_at = ([n.lower() for n in table.column_names].index(name) for name in HEADER)
+    symbols = [(v or "").strip() for v in table.column(at).cast(pa.string()).to_pylist()]
+    entrez = [str(v or "").removesuffix(".0") for v in table.column(entrez_at).to_pylist()]
     known = resolve(symbols, kind="symbol").symbols
     by_id = resolve(entrez, kind="entrez").symbols
     genes = [
         f"{symbol}|{number}" if current is None and other is not None else symbol
         for symbol, number, current, other in zip(symbols, entrez, known, by_id, strict=True)
     ]
-    at = table.column_names.index("Hugo_Symbol")
-    table = table.set_column(at, "Hugo_Symbol", pa.array(genes, pa.string()))
-    chosen = options.gene_column or "Hugo_Symbol"
+    symbol = table.column_names[at]
+    table = table.set_column(at, symbol, pa.array(genes, pa.string()))
+    chosen = options.gene_column or symbol
     return profiles_from_table(
         table, path, replace(options, gene_column=chosen, genes_in=options.genes_in or ROWS)
     )

@@ -59,6 +59,9 @@ gene genes symbol symbols name names index
 """)
 COUNT_WORDS = frozenset({"n", "num", "total", "number", "nr"})
 
+#: Below this many, numeric columns are more likely measurements about a slide than its embedding.
+FEWEST = 8
+
 
 def normal(name: str) -> str:
     """A column name without letter case and surrounding space, words joined by `_`."""
@@ -129,6 +132,22 @@ def first_of(names: Sequence[str], wanted: Iterable[str]) -> int | None:
     """Position of the first of the `wanted` names that is there, whatever its letter case."""
     keys = [normal(name) for name in names]
     return next((keys.index(name) for name in wanted if name in keys), None)
+
+
+def counting(names: Sequence[str]) -> list[int]:
+    """Positions of the names that share a prefix and count up, in order; none unless nearly all do.
+
+    The few others (a fraction, a quality score) are then metadata that nobody wrote down.
+    """
+    groups: dict[str, list[tuple[int, int]]] = {}
+    for i, name in enumerate(names):
+        if match := re.fullmatch(r"(.*?)(\d+)", name):
+            groups.setdefault(match[1], []).append((int(match[2]), i))
+    best = max((sorted(group) for group in groups.values()), key=len, default=[])
+    numbers = [number for number, _ in best]
+    consecutive = bool(best) and numbers == list(range(numbers[0], numbers[0] + len(best)))
+    nearly_all = len(best) >= max(FEWEST, 0.9 * len(names))
+    return [i for _, i in best] if consecutive and nearly_all else []
 
 
 def are_names(column: pa.ChunkedArray) -> bool:

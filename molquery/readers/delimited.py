@@ -41,6 +41,9 @@ NARROW = 100
 #: the memory, and nothing is inferred.
 WIDE = 500
 
+#: Missing values: Arrow's own list, and what clinical tables of the GDC and of TCGA hold.
+NULLS = [*pa_csv.ConvertOptions().null_values, "'--", "[Not Available]"]
+
 # The csv module's own limit, 128 KiB a field, is met by no cell; a stray quote may well reach it.
 csv.field_size_limit(1 << 30)
 
@@ -122,7 +125,8 @@ def look(path: Path, compressed: bool) -> Dialect:
         raise FileFormatError(
             f"{path} has no rows", found="a header line only" if lines else "comments only"
         )
-    delimiter, rows = _delimiter(lines)
+    with reading(path, "delimited text"):
+        delimiter, rows = _delimiter(lines)
     header, data = rows[0], rows[1:]
     if all(len(row) == len(header) + 1 for row in data):
         # R's write.table leaves out the header of the row names.
@@ -202,6 +206,7 @@ def _parse(
             convert_options=pa_csv.ConvertOptions(
                 column_types=types,
                 strings_can_be_null=True,
+                null_values=NULLS,
                 decimal_point=dialect.decimal,
                 include_columns=list(only) if only is not None else None,
             ),

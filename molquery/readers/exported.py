@@ -20,13 +20,17 @@ from molquery.readers import columns, parquet
 from molquery.readers.base import Options, Profiles, Reader, Slides
 from molquery.readers.guard import reading
 from molquery.readers.slide_table import slides_from_table
-from molquery.schema import PROFILES, SLIDES, TableSpec
+from molquery.schema import EMBEDDING, PROFILES, SLIDES, TableSpec
+from molquery.vectors import Matrix
 
 #: Schema metadata key: the table's name and facts, as JSON.
 KEY = b"molquery.table"
-#: Column of shared vectors, and the key of `uns` in .h5ad that holds the stored scale.
+#: Column of shared vectors, and the keys of `uns` in .h5ad that hold the stored scale and the model
+#: of the RNA embeddings, which are `X_rna_embedding` of `obsm`.
 SHARED = "molquery_shared"
 SCALE = "molquery_scale"
+RNA = "rna_encoder"
+RNA_VECTORS = "X_rna_embedding"
 
 
 def _facts(path: Path, head: bytes) -> dict[str, Any]:
@@ -71,16 +75,28 @@ def load_profiles(path: Path, _: Options) -> Profiles:
     """
     facts = _facts(path, parquet.MAGIC)
     table = _load(path, PROFILES)
-    vector = table[PROFILES.vector]
     with reading(path, "an export of molquery"):
         genes = tuple(str(gene) for gene in facts["genes"])
-        flat = vector.combine_chunks().flatten().to_numpy(zero_copy_only=False)
-        values = np.ascontiguousarray(flat, dtype=np.float32).reshape(len(table), len(genes))
+        values = _matrix(table[PROFILES.vector], len(genes))
+        embeddings = None
+        if RNA in facts:
+            column = table[EMBEDDING]
+            embeddings = str(facts[RNA]), _matrix(column, column.type.list_size)
+        scale = str(facts["scale"])
     ids = columns.ids_of(table[PROFILES.key], PROFILES.key, path)
-    names = table.column_names
-    rest = [i for i, n in enumerate(names) if n not in (PROFILES.key, PROFILES.vector)]
+    own = (PROFILES.key, PROFILES.vector, EMBEDDING)
+    rest = [i for i, n in enumerate(table.column_names) if n not in own]
     metadata = columns.metadata_of(table, rest, path)
-    return Profiles(ids, genes, values, metadata, (), str(path), str(facts["scale"]))
+    return Profiles(ids, genes, values, metadata, (), str(path), scale, embeddings)
+
+
+def _matrix(column: pa.ChunkedArray, dim: int) -> Matrix:
+    """A list column as (n, dim) float32, NaN for rows without a list."""
+    there = column.is_valid().to_numpy()
+    flat = column.combine_chunks().flatten().to_numpy(zero_copy_only=False)
+    out = np.full((len(column), dim), np.nan, dtype=np.float32)
+    out[there] = np.asarray(flat, dtype=np.float32).reshape(-1, dim)
+    return out
 
 
 SLIDES_READER = Reader("molquery export", _sniff_slides, load_slides)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,3 +29,8 @@ def reading(path: Path, what: str) -> Iterator[None]:
             found=printable(text, 200) or type(error).__name__,
             hint="the file may be truncated or damaged: fetch or write it again",
         ) from error
+
+
+def memory() -> int:
+    """Bytes of memory that the machine has."""
+    return int(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))

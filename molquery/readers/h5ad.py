@@ -5,7 +5,9 @@ Only the parts that are asked for are read, not the whole object; anndata loads 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +17,8 @@ import pyarrow as pa
 from molquery.errors import ColumnError, FileFormatError, some
 from molquery.readers import columns, hdf5, orientation
 from molquery.readers.base import Input, Options, Profiles, Reader, Slides
-from molquery.readers.exported import SCALE
-from molquery.readers.guard import reading
+from molquery.readers.exported import RNA, RNA_VECTORS, SCALE
+from molquery.readers.guard import memory, reading
 from molquery.readers.profile_table import finish
 from molquery.vectors import Matrix
 
@@ -47,10 +49,11 @@ def load_slides(path: Path, options: Options) -> Slides:
         FileFormatError: the file is damaged.
     """
     with hdf5.open_file(path) as file:
+        obs = _frame(file, "obs", path)
         key = _vector_key(file, path, options)
-        vectors = _matrix(_element(file, "X" if key == "X" else f"obsm/{key}", path), key, path)
-        obs = _element(file, "obs", path)
-        encoder = _encoder(file, path)
+        place = "X" if key == "X" else f"obsm/{key}"
+        vectors = _matrix(_element(file, place, path), path, place, (len(obs), None))
+        encoder = _told(file, "encoder", path)
     ids, metadata = _ids_and_metadata(obs, path, options, columns.SLIDE_IDS)
     return Slides(ids, vectors, encoder, metadata, {}, str(path))
 
@@ -64,15 +67,19 @@ def load_profiles(path: Path, options: Options) -> Profiles:
     """
     with hdf5.open_file(path) as file:
         key = "X" if options.layer is None else f"layers/{options.layer}"
-        if key not in file or not _has_values(file[key]):
+        with reading(path, "an AnnData file"):
+            layers = list(file.get("layers", ()))
+            there = key in file and _has_values(file[key])
+        if not there:
             raise ColumnError(
                 f"no {'layer ' + repr(options.layer) if options.layer else 'X'} in {path}",
-                found="layers: " + (some(file.get("layers", ())) or "none"),
+                found=f"layers: {some(layers) or 'none'}",
                 hint="name a layer with --layer",
             )
-        values = _matrix(_element(file, key, path), key, path)
-        obs, var = _element(file, "obs", path), _element(file, "var", path)
-        scale = _scale(file, path)
+        obs, var = _frame(file, "obs", path), _frame(file, "var", path)
+        values = _matrix(_element(file, key, path), path, key, (len(obs), len(var)))
+        scale = _told(file, SCALE, path)
+        embeddings, said = _embeddings(file, path, len(obs))
     if options.genes_in == orientation.ROWS:
         raise _transposed(path)
     genes, notes = _genes(var, path, options)
@@ -84,7 +91,8 @@ def load_profiles(path: Path, options: Options) -> Profiles:
         raise _transposed(path)
     wanted = (*columns.PROFILE_IDS, *columns.PATIENT_IDS)
     ids, metadata = _ids_and_metadata(obs, path, options, wanted)
-    return finish(ids, genes, values, metadata, notes, path, scale=scale)
+    got = finish(ids, genes, values, metadata, notes + said, path, scale=scale)
+    return replace(got, embeddings=embeddings)
 
 
 def _transposed(path: Path) -> FileFormatError:
@@ -94,11 +102,19 @@ def _transposed(path: Path) -> FileFormatError:
     )
 
 
+def _frame(file: Any, key: str, path: Path) -> Any:
+    """obs or var."""
+    found = _element(file, key, path)
+    if not hasattr(found, "columns"):
+        raise FileFormatError(f"{key} of {path} is not a table", found=type(found).__name__)
+    return found
+
+
 def _element(file: Any, key: str, path: Path) -> Any:
     from anndata.io import read_elem
 
     with reading(path, "an AnnData file"):
-        return read_elem(file[key])
+        return read_elem(hdf5.checked_group(path, file[key]))
 
 
 def _has_values(item: Any) -> bool:
@@ -107,8 +123,10 @@ def _has_values(item: Any) -> bool:
 
 
 def _vector_key(file: Any, path: Path, options: Options) -> str:
-    keys = list(file.get("obsm", ()))
-    there = "X" in file and _has_values(file["X"]) and _width(file["X"]) > 0
+    """The user's choice, else the one part that can hold vectors: X of genes holds expression."""
+    with reading(path, "an AnnData file"):
+        keys = list(file.get("obsm", ()))
+        there = "X" in file and _has_values(file["X"]) and _width(file["X"]) > 0
     all_keys = (["X"] if there else []) + keys
     if options.vector is not None:
         if options.vector in all_keys:
@@ -117,14 +135,17 @@ def _vector_key(file: Any, path: Path, options: Options) -> str:
             f"no vectors called {options.vector!r} in {path}", found=some(all_keys, 12) or "none"
         )
     fits = [key for key in all_keys if key not in DERIVED]
+    genes = there and orientation.holds_genes(_texts(_frame(file, "var", path).index))
+    if genes:
+        fits.remove("X")
     if len(fits) != 1:
         raise ColumnError(
-            f"several parts of {path} could hold the slide vectors"
-            if fits
-            else f"no slide vectors in {path}: X and obsm are empty",
+            f"several parts of {path} could hold the vectors" if fits
+            else f"no vectors in {path}: the columns of X are genes" if genes
+            else f"no vectors in {path}: X and obsm are empty",
             found=some(all_keys, 12) or None,
-            hint="choose one with --vector",
-        )
+            hint="choose one with --vector" if all_keys else None,
+        )  # fmt: skip
     return str(fits[0])
 
 
@@ -135,19 +156,30 @@ def _width(item: Any) -> int:
     return int(shape[1]) if len(shape) > 1 else 0
 
 
-def _matrix(element: Any, key: str, path: Path) -> Matrix:
-    """An array, a sparse matrix or a data frame as (n, d) float32, C-contiguous."""
-    if hasattr(element, "toarray"):
-        element = element.astype(np.float32).toarray()
-    elif hasattr(element, "to_numpy"):
-        element = element.to_numpy()
-    try:
-        values = np.ascontiguousarray(element, dtype=np.float32)
-    except (TypeError, ValueError) as error:
-        raise ColumnError(f"{key} of {path} does not hold numbers") from error
-    if values.ndim != 2:
-        raise ColumnError(f"{key} of {path} is not a matrix", found=f"shape {values.shape}")
-    return values
+def _matrix(element: Any, path: Path, key: str, wanted: tuple[int, int | None]) -> Matrix:
+    """An array, a sparse matrix or a data frame as (n, d) float32, C-contiguous.
+
+    `wanted` is its shape by obs and var; only a sparse matrix can claim to be larger than it is.
+    """
+    shape = tuple(getattr(element, "shape", ()))
+    if len(shape) != 2 or any(w not in (None, n) for n, w in zip(shape, wanted, strict=True)):
+        rows, columns = (n if n is not None else "any" for n in wanted)
+        raise FileFormatError(
+            f"{key} of {path} does not fit its obs and var",
+            found=f"shape {shape}, where ({rows}, {columns}) is needed",
+        )
+    if math.prod(shape) * 4 > memory():
+        raise FileFormatError(
+            f"{key} of {path} does not fit in memory",
+            found=f"shape {shape}",
+            hint="one row a slide or a bulk sample is read: sum or average single cells first",
+        )
+    with reading(path, "an AnnData file"):
+        if hasattr(element, "toarray"):
+            element = element.astype(np.float32).toarray()
+        elif hasattr(element, "to_numpy"):
+            element = element.to_numpy()
+        return np.ascontiguousarray(element, dtype=np.float32)
 
 
 def _ids_and_metadata(
@@ -194,19 +226,29 @@ def _texts(values: Any) -> tuple[str, ...]:
     return tuple("" if value is None or value != value else str(value).strip() for value in values)
 
 
-def _scale(file: Any, path: Path) -> str | None:
-    """The scale that molquery itself wrote down in an export."""
-    if "uns" not in file or SCALE not in file["uns"]:
-        return None
-    return str(_element(file, f"uns/{SCALE}", path))
-
-
-def _encoder(file: Any, path: Path) -> str | None:
-    """`uns['encoder']`, where somebody wrote it down."""
-    if "uns" not in file or "encoder" not in file["uns"]:
-        return None
-    value = _element(file, "uns/encoder", path)
+def _told(file: Any, key: str, path: Path) -> str | None:
+    """A text of `uns`, where somebody wrote it down."""
+    with reading(path, "an AnnData file"):
+        if "uns" not in file or key not in file["uns"]:
+            return None
+    value = _element(file, f"uns/{key}", path)
     return str(value) if isinstance(value, str) and value else None
+
+
+def _embeddings(file: Any, path: Path, n: int) -> tuple[tuple[str, Matrix] | None, list[str]]:
+    """The RNA embeddings of an export, or a note on what may be some."""
+    with reading(path, "an AnnData file"):
+        keys = [key for key in file.get("obsm", ()) if key not in DERIVED]
+    encoder = _told(file, RNA, path)
+    if encoder and RNA_VECTORS in keys:
+        place = f"obsm/{RNA_VECTORS}"
+        return (encoder, _matrix(_element(file, place, path), path, place, (n, None))), []
+    if not keys:
+        return None, []
+    return None, [
+        f"obsm holds {some(keys)}, not read: embeddings of an RNA model are taken beside the "
+        f"expression with --encoder NAME --vector {keys[0]}"
+    ]
 
 
 SLIDES = Reader(

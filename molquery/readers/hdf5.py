@@ -6,7 +6,7 @@ that is met.
 
 A damaged file may claim any size, and rows that were never written read as zeros: `checked` refuses
 both before anything is allocated. Damage inside HDF5's own metadata is the HDF5 library's to find;
-it usually says so, but it is not hardened against files made with ill intent.
+what it does then is contained in `apart.py`.
 """
 
 from __future__ import annotations
@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from molquery.errors import FileFormatError, printable, some
+from molquery.readers.apart import MAGIC
 from molquery.readers.guard import reading
 from molquery.readers.matrix import MAX_DIM
 
-MAGIC = b"\x89HDF\r\n\x1a\n"
+__all__ = ["MAGIC", "checked", "checked_group", "describe", "layout", "open_file", "text_attribute"]
 
 ANNDATA = "anndata"
 STAMP = "stamp"
@@ -88,15 +89,40 @@ def checked(path: Path, dataset: Any) -> Any:
     if dtype.kind not in "fiu":
         raise FileFormatError(f"the features of {path} are not numbers", found=str(dtype))
     if len(shape) == 3 and shape[0] != 1:
-        raise _impossible(path, shape, "(patches, dimensions) or (1, patches, dimensions) is read")
+        raise _impossible(
+            path, dataset, "(patches, dimensions) or (1, patches, dimensions) is read"
+        )
     if shape[-1] > MAX_DIM:
-        raise _impossible(path, shape, f"vectors of up to {MAX_DIM} dimensions are read")
-    claimed = math.prod(shape) * dtype.itemsize
-    if claimed > MOST_COMPRESSION * path.stat().st_size:
-        raise _impossible(path, shape, "the file is too small for that: fetch or write it again")
-    if claimed and not _is_written(dataset, claimed):
-        raise _impossible(path, shape, "parts of it were never written: run the tool again")
+        raise _impossible(path, dataset, f"vectors of up to {MAX_DIM} dimensions are read")
+    _check_size(path, dataset)
     return dataset
+
+
+def checked_group(path: Path, item: Any, depth: int = 8) -> Any:
+    """The group or dataset, once every dataset in it has a size that the file can hold, and holds.
+
+    Raises:
+        FileFormatError: one claims more than there is, or groups lie too deep in one another.
+    """
+    if not hasattr(item, "keys"):
+        if item.shape is not None:
+            _check_size(path, item)
+        return item
+    if not depth:
+        raise FileFormatError(f"{path} cannot be read", found=f"groups as deep as {item.name}")
+    for name in item:
+        checked_group(path, item[name], depth - 1)
+    return item
+
+
+def _check_size(path: Path, dataset: Any) -> None:
+    claimed = math.prod(dataset.shape) * dataset.dtype.itemsize
+    if claimed > MOST_COMPRESSION * path.stat().st_size:
+        hint = "the file is too small for that: fetch or write it again"
+        raise _impossible(path, dataset, hint)
+    if claimed and not _is_written(dataset, claimed):
+        hint = "parts of it were never written: run the tool again"
+        raise _impossible(path, dataset, hint)
 
 
 def _is_written(dataset: Any, claimed: int) -> bool:
@@ -111,9 +137,10 @@ def _is_written(dataset: Any, claimed: int) -> bool:
     return bool(within and dataset.id.get_num_chunks() == chunks)
 
 
-def _impossible(path: Path, shape: tuple[int, ...], hint: str) -> FileFormatError:
+def _impossible(path: Path, dataset: Any, hint: str) -> FileFormatError:
+    name = printable(str(dataset.name)).removeprefix("/")
     return FileFormatError(
-        f"the features of {path} cannot be read", found=f"shape {shape}", hint=hint
+        f"{name} of {path} cannot be read", found=f"shape {dataset.shape}", hint=hint
     )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import mmap
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -52,8 +53,13 @@ def load_npy(path: Path, options: Options) -> Slides:
         FileFormatError: the file is damaged, or a matrix has no list of ids beside it.
         MismatchError: there are more or fewer ids than rows.
     """
-    with reading(path, "a NumPy array"), path.open("rb") as stream:
-        values = _array(stream, path.stat().st_size)
+    with (
+        reading(path, "a NumPy array"),
+        path.open("rb") as file,
+        # A memory map gives no more than there is, however long the header says that it is.
+        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content,
+    ):
+        values = _array(content, path.stat().st_size)  # type: ignore[arg-type]
     beside = id_list(path)
     if beside is not None and values.ndim == 2:
         ids = read_ids(beside, len(values), options)

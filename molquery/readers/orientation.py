@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from molquery.errors import FileFormatError, InputError, some
+from molquery.readers import columns
 
 ROWS = "rows"
 COLUMNS = "columns"
@@ -42,6 +43,16 @@ def known_share(names: Sequence[str]) -> float:
     return (known + len(found.ambiguous) + len(found.dropped)) / len(sample)
 
 
+def holds_genes(names: Sequence[str]) -> bool:
+    """True where most of the names of a matrix' columns are genes, and they do not just count up.
+
+    D1, D2, … and C1, C2, … are genes as well.
+    """
+    if len(names) < columns.FEWEST or columns.counting(names):
+        return False
+    return known_share(names) > MOST
+
+
 def orient(
     in_columns: Sequence[str], in_rows: Sequence[str], path: Path, forced: str | None
 ) -> str:
@@ -61,14 +72,14 @@ def orient(
         if forced not in (ROWS, COLUMNS):
             raise InputError(f"genes are in 'rows' or 'columns', not in {forced!r}")
         return forced
-    columns, rows = known_share(in_columns), known_share(in_rows)
-    if columns > MOST and rows < FEW:
+    across, down = known_share(in_columns), known_share(in_rows)
+    if across > MOST and down < FEW:
         return COLUMNS
-    if rows > MOST and columns < FEW:
+    if down > MOST and across < FEW:
         return ROWS
     raise FileFormatError(
         f"cannot tell whether the genes of {path} are in its rows or in its columns",
-        found=f"{columns:.0%} of the column names are known genes ({some(in_columns, 3)}), and "
-        f"{rows:.0%} of the row names ({some(in_rows, 3)})",
+        found=f"{across:.0%} of the column names are known genes ({some(in_columns, 3)}), and "
+        f"{down:.0%} of the row names ({some(in_rows, 3)})",
         hint="--genes-in columns (one sample per row) or --genes-in rows (one sample per column)",
     )

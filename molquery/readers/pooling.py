@@ -42,11 +42,14 @@ def mean_of_dataset(dataset: Any) -> tuple[Float, int]:
 
 
 def mean_of_array(
-    array: Any, *, convert: Callable[[Any], Any] = lambda block: block
+    array: Any, *, convert: Callable[[Any], Any] = lambda block: block, chunk: int = 1
 ) -> tuple[Float, int]:
-    """The same for an array (n, d), perhaps memory-mapped; `convert` makes a block numbers."""
+    """The same for an array (n, d), perhaps memory-mapped; `convert` makes a block numbers.
+
+    Blocks are whole multiples of `chunk` rows, so that no chunk of a file is read twice.
+    """
     n, dim = array.shape
-    rows = _rows(dim * array.dtype.itemsize)
+    rows = -(-_rows(dim * array.dtype.itemsize) // chunk) * chunk
     total = np.zeros(dim)
     for start in range(0, n, rows):
         total += _sum(convert(array[start : start + rows]))

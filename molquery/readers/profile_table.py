@@ -21,6 +21,8 @@ from molquery.vectors import Matrix
 
 #: Marks a missing value in GCT files and what is derived from them (GTEx, CCLE).
 SENTINEL = -666.0
+#: Marks a gene that was not measured, in matrices made for BulkFormer.
+BULKFORMER = -10.0
 
 #: Columns beside the gene names, in matrices with genes in rows, that describe the gene.
 ROW_ANNOTATIONS = columns.words("""
@@ -147,6 +149,10 @@ def finish(
         values = values.copy()
         values[sentinels] = np.nan
         said.append(f"{count} values of -666 were read as missing")
+    negative = values < 0
+    if (count := int(negative.sum())) and (values[negative] == np.float32(BULKFORMER)).all():
+        values = np.where(negative, np.float32(np.nan), values)
+        said.append(f"{count} values of -10, the only negative ones, were read as missing")
     if unknown := _unknown(genes):
         said.append(
             f"{len(unknown)} of {len(genes)} names are not known genes and are kept as they are: "

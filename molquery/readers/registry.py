@@ -32,6 +32,7 @@ from molquery.readers import (
     trident,
     wsidata,
 )
+from molquery.readers.apart import apart
 from molquery.readers.base import Options, Profiles, Reader, Slides, T
 from molquery.readers.detect import choose, describe, head_of, read_head
 from molquery.readers.matrix import NO_VECTORS, no_metadata
@@ -110,8 +111,12 @@ def read_source(source: Source, options: Options = DEFAULTS) -> Slides:
         FileFormatError: the file is of no known format, or damaged.
         ColumnError: a column is missing, ambiguous or of the wrong type.
     """
-    path = source.path
-    if source.named:
+    return _read(source.path, source.named, options)
+
+
+@apart
+def _read(path: Path, named: bool, options: Options) -> Slides:
+    if named:
         return choose(SLIDE_READERS, path, "slide vectors").read(path, options)
     head = head_of(path)
     for reader in SLIDE_READERS:
@@ -134,6 +139,7 @@ def read_slides(path: Path, options: Options = DEFAULTS) -> Iterator[Slides]:
     return (read_source(source, options) for source in find_slides([path], options))
 
 
+@apart
 def read_profiles(path: Path, options: Options = DEFAULTS) -> Profiles:
     """The expression profiles of a file.
 
@@ -179,6 +185,7 @@ def _one_sample(file: Path) -> bool:
     return any(reader.sniff(file, head) for reader in ONE_SAMPLE_READERS)
 
 
+@apart
 def _readable(path: Path) -> bool:
     head = head_of(path)
     return any(reader.sniff(path, head) for reader in SLIDE_READERS)

@@ -5,7 +5,6 @@ The vectors are one list column, or many numeric columns; everything else is met
 
 from __future__ import annotations
 
-import re
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -14,12 +13,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from molquery.errors import ColumnError, MismatchError, some
-from molquery.readers import columns
+from molquery.readers import columns, orientation
 from molquery.readers.base import Options, Slides
 from molquery.vectors import Bools, Matrix
-
-#: Below this many, numeric columns are more likely measurements about a slide than its embedding.
-FEWEST_COLUMNS = 8
 
 EMPTY = "empty vector"
 
@@ -127,30 +123,26 @@ def _numeric_columns(table: pa.Table, id_at: int, path: Path, options: Options) 
             )
         return _counting(chosen, names) or chosen
     chosen = [i for i in numeric if not columns.is_metadata(names[i])]
-    if len(chosen) < FEWEST_COLUMNS:
+    if len(chosen) < columns.FEWEST:
         raise ColumnError(
             f"no slide vectors in {path}: it has no column of number lists, and only "
             f"{len(chosen)} numeric columns that could form a vector",
             found=some(names, 12),
             hint="name the vectors with --vector: a list column, or a pattern such as 'f*'",
         )
-    return _counting(chosen, names) or chosen
+    if counting := _counting(chosen, names):
+        return counting
+    if orientation.holds_genes([names[i] for i in chosen]):
+        raise ColumnError(
+            f"the numeric columns of {path} are genes: expression, not vectors of slides",
+            found=some(names[i] for i in chosen),
+            hint="molquery ingest profiles, or name the vectors with --vector",
+        )
+    return chosen
 
 
 def _counting(chosen: list[int], names: list[str]) -> list[int]:
-    """The columns that share a prefix and count up, in order; empty unless nearly all do.
-
-    The few others (a fraction, a quality score) are then metadata that nobody wrote down.
-    """
-    groups: dict[str, list[tuple[int, int]]] = {}
-    for i in chosen:
-        if match := re.fullmatch(r"(.*?)(\d+)", names[i]):
-            groups.setdefault(match[1], []).append((int(match[2]), i))
-    best = max((sorted(group) for group in groups.values()), key=len, default=[])
-    numbers = [number for number, _ in best]
-    consecutive = bool(best) and numbers == list(range(numbers[0], numbers[0] + len(best)))
-    nearly_all = len(best) >= max(FEWEST_COLUMNS, 0.9 * len(chosen))
-    return [i for _, i in best] if consecutive and nearly_all else []
+    return [chosen[i] for i in columns.counting([names[i] for i in chosen])]
 
 
 def _from_columns(table: pa.Table, chosen: list[int]) -> Matrix:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from molquery.readers import arrow, columns, delimited, parquet
+from molquery.readers.apart import apart
 from molquery.readers.base import Options, Reader
 from molquery.readers.detect import choose
 
@@ -17,6 +18,7 @@ TABLE_READERS: tuple[Reader[pa.Table], ...] = (
 )
 
 
+@apart
 def read_table(path: Path) -> pa.Table:
     """A metadata table with every column of the file; text is plain `string`.
 

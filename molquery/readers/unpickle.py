@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Callable, Mapping
-from typing import IO, Any
+from typing import IO, Any, ClassVar
 
 from molquery.errors import FileFormatError, printable
 
@@ -52,6 +52,10 @@ def load(stream: IO[bytes], names: Names, persistent: Callable[[Any], Any] | Non
     """
 
     class _Restricted(pickle._Unpickler):
+        dispatch: ClassVar[dict[int, Any]] = {
+            **pickle._Unpickler.dispatch, pickle.BYTEARRAY8[0]: _bytearray
+        }  # fmt: skip
+
         def find_class(self, module: str, name: str) -> Any:
             if (module, name) not in names:
                 raise RefusedError(f"{module}.{name}")
@@ -63,6 +67,19 @@ def load(stream: IO[bytes], names: Names, persistent: Callable[[Any], Any] | Non
             return persistent(pid)
 
     return _Restricted(stream, encoding="latin1").load()
+
+
+def _bytearray(unpickler: Any) -> None:
+    """Bytes of a given length; Python's own allocates them before it looks whether they are there.
+
+    Raises:
+        pickle.UnpicklingError: they are not.
+    """
+    length = int.from_bytes(unpickler.read(8), "little")
+    content = unpickler.read(length)
+    if len(content) != length:
+        raise pickle.UnpicklingError(f"{len(content)} of {length} bytes are there")
+    unpickler.append(bytearray(content))
 
 
 def refusal(path: object, error: RefusedError, wanted: str) -> FileFormatError:

@@ -1,8 +1,9 @@
-"""Slide vectors of LazySlide, in the zarr store that wsidata keeps beside each slide.
+"""Features of LazySlide, in the zarr store that wsidata keeps beside each slide.
 
 `zs.tl.feature_aggregation` leaves the vector in
 `tables/<model>_tiles/uns/agg_ops/agg_slide/features`, (d,) or (1, d), and beside it `encoder`: the
-slide encoder, or the numpy reduction (mean, median ...) that made one vector of the tiles.
+slide encoder, or the numpy reduction (mean, median ...) that made one vector of the tiles. Where
+nothing was aggregated, the tiles' features (`X` of the table) are mean-pooled.
 """
 
 from __future__ import annotations
@@ -15,10 +16,12 @@ import numpy as np
 
 from molquery.errors import ColumnError, FileFormatError, some
 from molquery.readers.base import Input, Options, Reader, Slides
+from molquery.readers.columns import FEWEST
 from molquery.readers.detect import ZARR, ZARR_2
 from molquery.readers.guard import reading
+from molquery.readers.hdf5 import MOST_COMPRESSION
 from molquery.readers.matrix import MAX_DIM, one_slide
-from molquery.readers.pooling import N_TILES, POOLING
+from molquery.readers.pooling import N_TILES, POOLING, mean_of_array, pooled
 
 AGGREGATED = "uns/agg_ops/agg_slide"
 
@@ -40,36 +43,37 @@ def load(path: Path, options: Options) -> Slides:
     """The slide of a store; the file's name without `.zarr` is its id.
 
     Raises:
-        FileFormatError: the store is damaged, or its features were not aggregated to the slide.
-        ColumnError: several models have slide vectors, and none is chosen.
+        FileFormatError: the store is damaged, or holds no features.
+        ColumnError: several models have features, and none is chosen.
     """
     import zarr
 
     with reading(path, "a wsidata store"):
         tables: Any = zarr.open_group(path / "tables", mode="r")
-        fits = {
-            model_of(name): tables[name]
-            for name in sorted(tables.group_keys())
-            if f"{AGGREGATED}/features" in tables[name]
+        there: dict[str, Any] = {
+            model_of(name): tables[name] for name in sorted(tables.group_keys())
         }
-        found = [*fits] or [*tables.group_keys()]
+        whole = {m: t for m, t in there.items() if f"{AGGREGATED}/features" in t}
+        tiled = {m: t for m, t in there.items() if m not in whole and _is_features(t)}
+    named = options.vector or options.encoder
+    known = {**whole, **tiled}
+    fits = {named: known[named]} if named in known else whole or tiled
     if not fits:
         raise FileFormatError(
-            f"no slide vector in {path}",
-            found=f"tables {some(found)}" if found else "no tables",
-            hint="aggregate first: zs.tl.feature_aggregation(wsi, feature_key=MODEL); wsi.write()",
+            f"no features in {path}",
+            found=f"tables {some(there)}" if there else "no tables",
+            hint="zs.tl.feature_extraction(wsi, MODEL); wsi.write()",
         )
-    model = options.vector or options.encoder or next(iter(fits))
-    if model not in fits and len(fits) == 1 and options.vector is None:
-        model = found[0]  # --encoder may name the slide encoder instead of the table
-    if model not in fits or (len(fits) > 1 and not (options.vector or options.encoder)):
+    # --encoder may name the slide encoder instead of the table
+    if len(fits) > 1 or (options.vector and named not in fits):
         raise ColumnError(
-            f"several models of {path} have slide vectors"
-            if model in fits else f"no slide vector of {model} in {path}",
-            found=some(fits), hint="choose one with --vector",
+            f"no features of {named} in {path}" if named
+            else f"several models of {path} have features",
+            found=some(known), hint="choose one with --vector",
         )  # fmt: skip
+    model, table = next(iter(fits.items()))
     with reading(path, "a wsidata store"):
-        return _slide(path, model, fits[model])
+        return _slide(path, model, table) if model in whole else _pooled(path, model, table)
 
 
 def model_of(table: str) -> str:
@@ -77,11 +81,16 @@ def model_of(table: str) -> str:
     return table.removesuffix("_tiles")
 
 
+def _is_features(table: Any) -> bool:
+    """True where X is a matrix of as many numbers a tile as a vector has."""
+    if "X" not in table or not hasattr(table["X"], "shape"):  # a sparse matrix is a group
+        return False
+    values = table["X"]
+    return len(values.shape) == 2 and values.shape[1] >= FEWEST and values.dtype.kind == "f"
+
+
 def _slide(path: Path, model: str, table: Any) -> Slides:
-    features = table[f"{AGGREGATED}/features"]
-    # Both are what the metadata claim; either may be false, and would be allocated.
-    if math.prod(features.shape) > MAX_DIM or math.prod(features.chunks) > 64 * MAX_DIM:
-        raise ValueError(f"features of shape {features.shape} in chunks of {features.chunks}")
+    features = checked(table[f"{AGGREGATED}/features"])
     if len(features.shape) not in (1, 2) or (len(features.shape) == 2 and features.shape[0] != 1):
         raise ValueError(f"features of shape {features.shape} are not those of one slide")
     values = np.asarray(features[...])
@@ -94,6 +103,30 @@ def _slide(path: Path, model: str, table: Any) -> Slides:
     return one_slide(path, values, encoder=how, metadata=metadata)
 
 
+def _pooled(path: Path, model: str, table: Any) -> Slides:
+    """The mean of the tiles, as of every other patch-level file."""
+    mean, n = mean_of_array(checked(table["X"]), chunk=table["X"].chunks[0])
+    return pooled(path, mean, n, encoder=model)
+
+
+def checked(array: Any) -> Any:
+    """A zarr array, once what its metadata claim is there: it would be allocated, or read as zeros.
+
+    Raises:
+        ValueError: it is not.
+    """
+    shape, chunks = array.shape, array.chunks
+    claimed = math.prod(shape) * array.dtype.itemsize
+    held = array.nbytes_stored()
+    if shape[-1] > MAX_DIM or claimed > MOST_COMPRESSION * held:
+        raise ValueError(f"values of shape {shape} in {held} bytes")
+    if math.prod(chunks) * array.dtype.itemsize > 2 * max(claimed, 1 << 20):
+        raise ValueError(f"values of shape {shape} in chunks of {chunks}")
+    if array.nchunks_initialized != array.nchunks:
+        raise ValueError(f"{array.nchunks_initialized} of {array.nchunks} chunks were written")
+    return array
+
+
 READER = Reader(
     "wsidata store of LazySlide (.zarr)",
     sniff,
@@ -101,7 +134,7 @@ READER = Reader(
     (
         Input(
             "LazySlide, wsidata",
-            "`<slide>.zarr` with `tables/<model>_tiles/uns/agg_ops/agg_slide`",
+            "`<slide>.zarr`: the slide vector of `tables/<model>_tiles`, else its tiles, pooled",
             "stores/",
         ),
     ),

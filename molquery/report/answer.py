@@ -7,92 +7,48 @@ that the data leave open.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
 
 from molquery.associate import Association
 from molquery.errors import some
-from molquery.query.search import FLOOR
-from molquery.query.strata import Part, Strata
+from molquery.query.answer import FLOOR, in_words
+from molquery.query.strata import Strata
 from molquery.query.units import Called
 from molquery.records import Predictability
 
 FOUND = 0.05
-#: Held-out correlations within cohorts, and what they are called.
-GRADES = ((0.5, "well"), (0.35, "moderately well"), (FLOOR, "weakly"))
-UNKNOWN = "to an unknown degree"
 _SENTENCES = 4  # outcomes that get a sentence of their own
 
 
-@dataclass(frozen=True, slots=True)
-class Trust:
-    """How well a signature is predicted in the cohorts of a question, and the word for it.
-
-    Attributes:
-        r: held-out correlation within those cohorts, their mean; where they have none, over all
-            cohorts of the database.
-        cohorts: the cohorts that it is of; none when it is of the whole database.
-        elsewhere: true where the cohorts of the question have no RNA, and others have.
-        weak: cohorts under the floor, with their r.
-    """
-
-    r: float | None
-    cohorts: tuple[str, ...]
-    elsewhere: bool
-    weak: Mapping[str, float]
-
-    @property
-    def word(self) -> str:
-        """Well, moderately well, weakly or hardly."""
-        if self.r is None:
-            return UNKNOWN
-        return next((word for bar, word in GRADES if self.r >= bar), "hardly")
-
-    @property
-    def low(self) -> bool:
-        """True where the scores should not be used without a warning."""
-        weak = self.word in ("weakly", "hardly", UNKNOWN) or bool(self.weak)
-        return weak or self.elsewhere
+def low_trust(p: Predictability, cohorts: Collection[str]) -> bool:
+    """True where the scores should not be used in these cohorts without a warning."""
+    mine = [p.by_cohort[c] for c in cohorts if p.by_cohort.get(c) is not None]
+    values = [p.headline_r, *mine]
+    measured = bool(mine) or not any(r is not None for r in p.by_cohort.values())
+    return not measured or any(r is None or r < FLOOR for r in values)
 
 
-def trust(p: Predictability, cohorts: Collection[str]) -> Trust:
-    """How far scores can be trusted in some cohorts, from held-out patients."""
-    known = {c: r for c, r in p.by_cohort.items() if r is not None}
-    mine = {c: r for c, r in known.items() if c in cohorts}
-    weak = {c: r for c, r in mine.items() if r < FLOOR}
-    if mine and len(mine) < len(known):
-        return Trust(sum(mine.values()) / len(mine), tuple(sorted(mine)), False, weak)
-    whole = p.within_r if p.within_r is not None else p.r
-    return Trust(whole, (), bool(known) and not mine, weak)
-
-
-def predictability_sentence(part: Part, cohorts: Collection[str]) -> str:
-    """The same in words."""
-    name, p = part.signature.name, part.predictability
-    found = trust(p, cohorts)
-    if found.r is None:
+def predictability_sentence(name: str, p: Predictability, cohorts: Collection[str]) -> str:
+    """How far the scores of a signature can be trusted in some cohorts, from held-out patients."""
+    if p.headline_r is None:
         return (f"How well {name} can be seen in H&E could not be measured: there are too few "
                 "pairs of slide and RNA.")  # fmt: skip
     held = "patients" if p.split_on == "patient_id" else f"{p.split_on} values"
     within = " within cohorts" if p.within_r is not None else ""
-    if found.elsewhere:
+    follows = "the predicted score follows the measured one with"
+    known = {c: r for c, r in p.by_cohort.items() if r is not None}
+    mine = {c: r for c, r in known.items() if c in cohorts}
+    if known and not mine:
         return (
             f"How well {name} is predicted in {some(sorted(cohorts))} was not measured: there is "
-            f"no RNA of it. In held-out {held} of other cohorts the predicted score follows the "
-            f"measured one with r = {found.r:.2f}{within}."
+            f"no RNA of it. In held-out {held} of other cohorts {follows} r = "
+            f"{p.headline_r:.2f}{within}."
         )
-    if found.cohorts:
-        within = f" within {some(found.cohorts)}"
-    sentence = (
-        f"{name} is {found.word} predicted from H&E here: in held-out {held} the predicted score "
-        f"follows the measured one with r = {found.r:.2f}{within}"
-    )
-    if p.rank and p.of and not found.cohorts:
-        sentence += f", place {p.rank} among {p.of} Hallmark sets"
-    if found.weak and len(found.cohorts) != 1 and found.word != "hardly":
-        named = ", ".join(f"{c} ({r:.2f})" for c, r in found.weak.items())
-        sentence += f", but hardly in {named}"
-    return f"{sentence}."
+    sentence = f"{name} is {in_words(p)}. In held-out {held} {follows} "
+    if len(mine) < len(known):
+        each = ", ".join(f"r = {r:.2f} in {c}" for c, r in sorted(mine.items()))
+        return f"{sentence}{each}."
+    return f"{sentence}r = {p.headline_r:.2f}{within}."
 
 
 def unseen_sentence(cohorts: Sequence[str]) -> str:
@@ -119,15 +75,6 @@ def strata_sentence(strata: Strata, noun: str) -> str:
 def title(strata: Strata) -> str:
     """What the question is about."""
     return " and ".join(p.signature.name for p in strata.parts)
-
-
-def sentences(strata: Strata, noun: str, cohorts: Collection[str]) -> list[str]:
-    """The whole answer: outcomes, strata, and how far to trust the scores."""
-    return [
-        *outcome_sentences(strata),
-        strata_sentence(strata, noun),
-        *(predictability_sentence(part, cohorts) for part in strata.parts),
-    ]
 
 
 def outcome_sentences(strata: Strata) -> list[str]:

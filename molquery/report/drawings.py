@@ -11,7 +11,7 @@ import numpy as np
 from molquery.errors import InputError, some
 from molquery.figures import scores, signatures, space, survival
 from molquery.query import calibrate
-from molquery.query.search import FLOOR
+from molquery.query.answer import FLOOR
 from molquery.report import answer
 from molquery.report.question import Question
 from molquery.schema import COHORT
@@ -154,7 +154,7 @@ def _spectrum(q: Question) -> list[Drawing]:
     out = []
     for part in q.strata.parts:
         p = part.predictability
-        value = p.within_r if p.within_r is not None else p.r
+        value = p.headline_r
         if not q.spectrum and value is None:
             continue
         names = list(q.spectrum) or [part.signature.name]
@@ -186,7 +186,8 @@ def _signatures(q: Question) -> list[Drawing]:
             "all", figure,
             "Mean predicted score of other signatures in the strata, standardised within each "
             "cohort. All are predicted from the same slides, so they move together in part because "
-            "one morphology stands for several of them.",
+            "one morphology stands for several of them."
+            + (f" Too few genes: {some(q.panel.skipped)}." if q.panel.skipped else ""),
         )
     ]  # fmt: skip
 

@@ -34,12 +34,10 @@ def page(question: Question, *, command: str = "", progress: Tell | None = None)
     q, strata = question, question.strata
     told = strata.provenance
     out = Page(f"{q.title}, predicted from H&E", _subtitle(q))
-    first, *others = [*answer.outcome_sentences(strata), answer.strata_sentence(strata, q.noun)]
+    first, *others = _found(q)
     out.answer(first)
-    cohorts = [facts.cohort for facts in q.cohorts]
-    for part in strata.parts:
-        low = answer.trust(part.predictability, cohorts).low
-        (out.caution if low else out.answer)(answer.predictability_sentence(part, cohorts))
+    for text, low in _trusted(q):
+        (out.caution if low else out.answer)(text)
     out.points(others)
     if strata.associations is not None:
         out.caution(f"{WARNING[0].upper()}{WARNING[1:]}.")
@@ -104,6 +102,25 @@ def page(question: Question, *, command: str = "", progress: Tell | None = None)
     return out
 
 
+def sentences(question: Question) -> list[str]:
+    """The whole answer in plain sentences."""
+    return [*_found(question), *(text for text, _ in _trusted(question))]
+
+
+def _found(q: Question) -> list[str]:
+    return [*answer.outcome_sentences(q.strata), answer.strata_sentence(q.strata, q.noun)]
+
+
+def _trusted(q: Question) -> list[tuple[str, bool]]:
+    """A sentence for each signature on how far to trust it, and whether it is a warning."""
+    cohorts = [facts.cohort for facts in q.cohorts]
+    return [
+        (answer.predictability_sentence(part.signature.name, p, cohorts),
+         answer.low_trust(p, cohorts))
+        for part, p in zip(q.strata.parts, q.quality, strict=True)
+    ]  # fmt: skip
+
+
 def _subtitle(q: Question) -> str:
     cohorts = [c.cohort for c in q.cohorts if c.cohort]
     text = f"{sum(c.n for c in q.cohorts):,} {q.noun}"
@@ -160,15 +177,16 @@ def _trust_tables(out: Page, q: Question) -> None:
     measures = {
         "profiles": "n_pairs", "R²": "r2", "r": "r", "r within": "within_r",
         "R², new sites": "site_r2", "r within, new sites": "site_within_r",
+        "r of random sets": "random_r",
     }  # fmt: skip
     _filled_table(
         out, ["signature", *measures],
-        [[p.signature.name, *(getattr(p.predictability, m) for m in measures.values())]
-         for p in parts],
+        [[part.signature.name, *(getattr(p, m) for m in measures.values())]
+         for part, p in zip(parts, q.quality, strict=True)],
         "Predicted against measured scores of patients that the model had not seen. Within: the "
         "mean over cohorts"
         + ("; new sites: whole hospitals left out"
-           if any(p.predictability.site_r2 is not None for p in parts) else ""),
+           if any(p.site_r2 is not None for p in q.quality) else ""),
     )  # fmt: skip
     known = any(c.half_width is not None for c in q.cohorts)
     _filled_table(

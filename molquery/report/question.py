@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -16,22 +16,22 @@ from molquery.associate import MIN_GROUP
 from molquery.errors import InputError, some
 from molquery.figures import space
 from molquery.genesets import collections
+from molquery.genesets.scoring import GeneSet
 from molquery.outcomes import times
 from molquery.query import calibrate
+from molquery.query.answer import FLOOR, answer
 from molquery.query.engine import Engine
+from molquery.query.methods import DEFAULT_METHOD, predict
 from molquery.query.prepared import standing
-from molquery.query.search import FLOOR
 from molquery.query.strata import Strata, stratify_cohort
 from molquery.query.tested import Outcomes
-from molquery.records import Signature
-from molquery.report import answer
+from molquery.records import Predictability, Signature
+from molquery.report.answer import title
 from molquery.schema import COHORT, PATIENT, SLIDES
 from molquery.vectors import Bools, Float, Ints, Strings, as_text
 
-if TYPE_CHECKING:
-    pass
-
 _SETS = 18  # signatures in the heat map
+_NAMED = 60  # when they are named one by one
 _SLIDES = 20_000  # that map and heat map are made of, evenly spaced: enough for a picture
 
 Tell = Callable[..., None]
@@ -39,10 +39,15 @@ Tell = Callable[..., None]
 
 @dataclass(frozen=True)
 class Panel:
-    """Mean standardised scores (n_signatures, n_strata) of other signatures in the strata."""
+    """Mean standardised scores (n_signatures, n_strata) of signatures in the strata.
+
+    Attributes:
+        skipped: signatures that were named and have too few genes in the database.
+    """
 
     names: tuple[str, ...]
     values: Float
+    skipped: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -86,6 +91,7 @@ class Question:
     """Everything that a page about one question shows.
 
     Attributes:
+        quality: how well each signature is predicted, with its specificity.
         noun: what the rows are, in the plural.
         n_slides: slides that the rows are made of.
         spectrum: Hallmark set -> held-out correlation, best first.
@@ -93,6 +99,7 @@ class Question:
     """
 
     strata: Strata
+    quality: tuple[Predictability, ...]
     noun: str
     n_slides: int
     cohorts: tuple[CohortFacts, ...]
@@ -105,7 +112,7 @@ class Question:
     @property
     def title(self) -> str:
         """The signature, or the signatures that rules join."""
-        return answer.title(self.strata)
+        return title(self.strata)
 
 
 def ask(
@@ -153,10 +160,16 @@ def ask(
     compared = _panel(engine, strata, labels, drawn, panel)
     tell("strata and tests", 2, 3)
     places = _places(engine, strata, drawn)
+    quality = [
+        answer(engine, part.signature, method=strata.cuts.prediction, scoring=strata.cuts.scoring,
+               min_genes=1, min_fraction=0).predictability
+        for part in strata.parts
+    ]  # fmt: skip
     tell("strata and tests", 3, 3)
     tested: Outcomes | None = options.get("outcomes")
     return Question(
         strata=strata,
+        quality=tuple(quality),
         noun="patients" if by_patient else "slides",
         n_slides=len(chosen),
         cohorts=tuple(_cohorts(engine, strata, chosen)),
@@ -210,46 +223,70 @@ def _panel(
     rows: Ints,
     wanted: Sequence[Signature] | None,
 ) -> Panel | None:
-    """Other signatures in the strata: those that differ most, where they are not named.
+    """Other signatures in the strata: all that are named, or the Hallmark sets that differ most.
 
     Of the Hallmark sets only those enter that are predicted above the floor.
     """
+    own = [part.signature for part in strata.parts]
+    mine = {s.sha256 for s in own}
     if wanted is None:
         usable = {name for name, p in engine.spectrum.items() if standing(p) >= FLOOR}
-        mine = {p.signature.sha256 for p in strata.parts}
-        wanted = [s for s in collections.hallmark() if s.name in usable and s.sha256 not in mine]
-    scored = engine.reference.score([*(p.signature for p in strata.parts), *wanted])
-    if not scored.signatures:
-        return None
-    predicted = engine.operator.apply(scored.scores, rows)
+        others = [s for s in collections.hallmark() if s.name in usable and s.sha256 not in mine]
+    else:
+        others = [s for s in wanted if s.sha256 not in mine]
+        if len(others) > _NAMED:
+            raise InputError(
+                f"{len(others)} gene sets are too many for one figure",
+                hint=f"a file with at most {_NAMED}; molquery score gives a table of all",
+            )
+    scored = engine.reference.score([*own, *others], method=strata.cuts.scoring)
+    names = [s.name for s in scored.signatures]
+    sets = [(m.positions, m.weights) for m in scored.matches]
+    predicted = _predicted(engine, strata, scored.scores, sets, rows)
     groups = np.where(engine.cohorts[rows] == "", "-", engine.cohorts[rows])
-    standard = np.stack([calibrate.within_groups(s, groups)[1] for s in predicted.T], axis=1)
     order = strata.sets[0].order
-    values = np.full((len(scored.signatures), len(order)), np.nan)
-    for j, label in enumerate(order):
-        members = labels[rows] == label
-        if members.sum() >= MIN_GROUP:
-            values[:, j] = np.nanmean(standard[members], axis=0)
-    spread = np.nanmax(values, axis=1) - np.nanmin(values, axis=1)
-    own = len(scored.signatures) - len(wanted) + len(scored.skipped)
-    best = own + np.argsort(-spread[own:], kind="stable")[: _SETS - own]
-    chosen = [*range(own), *best.tolist()]
-    return Panel(tuple(scored.signatures[i].name for i in chosen), values[chosen])
+    values = np.full((len(names), len(order)), np.nan)
+    for i, score in enumerate(predicted.T):
+        standard = calibrate.within_groups(score, groups)[1]
+        for j, label in enumerate(order):
+            members = standard[(labels[rows] == label) & np.isfinite(standard)]
+            if len(members) >= MIN_GROUP:
+                values[i, j] = members.mean()
+    chosen = [i for i in range(len(names)) if np.isfinite(values[i]).any()]
+    if wanted is None:
+        spread = {i: np.nanmax(values[i]) - np.nanmin(values[i]) for i in chosen}
+        chosen.sort(key=lambda i: (scored.signatures[i].sha256 not in mine, -spread[i]))
+        chosen = chosen[:_SETS]
+    if not chosen:
+        return None
+    skipped = () if wanted is None else tuple(scored.skipped)
+    return Panel(tuple(names[i] for i in chosen), values[chosen], skipped)
 
 
 def _places(engine: Engine, strata: Strata, rows: Ints) -> Places:
     """The slides of the question and the profiles of their cohorts, in the plane."""
-    part = strata.parts[0]
-    _, measured = engine.reference.score_one(part.signature, min_genes=1, min_fraction=0)
+    match, measured = engine.reference.score_one(
+        strata.parts[0].signature, method=strata.cuts.scoring, min_genes=1, min_fraction=0
+    )
     cohorts = set(engine.cohorts[rows].tolist())
     profiles = np.flatnonzero(np.isin(engine.reference.cohorts, sorted(cohorts)))
     profiles = profiles[:: max(1, -(-len(profiles) // _SLIDES))]
     vectors = np.vstack([engine.slide_vectors[rows], engine.profile_vectors[profiles]])
     points, shares = space.plane(vectors)
+    predicted = _predicted(engine, strata, measured, [(match.positions, match.weights)], rows)
     return Places(
         points=points,
         shares=shares,
-        score=np.r_[engine.operator.apply(measured, rows)[:, 0], measured[profiles, 0]],
+        score=np.r_[predicted[:, 0], measured[profiles, 0]],
         cohorts=np.r_[engine.cohorts[rows], engine.reference.cohorts[profiles]],
         modality=np.r_[np.full(len(rows), "slide"), np.full(len(profiles), "RNA profile")],
     )
+
+
+def _predicted(
+    engine: Engine, strata: Strata, scores: Float, sets: Sequence[GeneSet], rows: Ints
+) -> Float:
+    """Predicted scores (n_rows, S) by the method of the strata."""
+    if strata.cuts.prediction == DEFAULT_METHOD:
+        return engine.operator.apply(scores, rows)
+    return predict(engine, strata.cuts.prediction, scores, sets)[rows]

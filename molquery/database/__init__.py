@@ -1,0 +1,27 @@
+"""The database: two Lance tables (the truth) and a manifest that says which state of them is it.
+
+    store.py     `Database`: create, open, read, write, versions
+    manifest.py  the manifest and the versions that are kept
+    lock.py      one writer at a time
+    leftovers.py what killed commands left behind
+    tables.py    the Lance tables and the checksums of their files          [lance, lancedb]
+    arrays.py    vector columns as arrays
+    content.py   what makes two rows the same
+
+Not here: reading user files (`molquery.readers`), scoring (`molquery.query`), what a user does with
+versions (`molquery.history`). Only this package imports lance and lancedb.
+"""
+
+from molquery.database.arrays import cast_like, facts_of, list_to_matrix, matrix_to_list
+from molquery.database.content import content_hash
+from molquery.database.store import Database, UpsertCounts
+
+__all__ = [
+    "Database",
+    "UpsertCounts",
+    "cast_like",
+    "content_hash",
+    "facts_of",
+    "list_to_matrix",
+    "matrix_to_list",
+]

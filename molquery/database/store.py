@@ -1,0 +1,652 @@
+"""`Database`: create, open, read, upsert, join metadata, filter, delete, versions.
+
+A reader sees the state that the manifest names and never a newer one; a writer holds the lock,
+changes the tables, and replaces the manifest at the end (`Database.writing`). So several changes
+take effect together, and what a killed writer leaves behind is no part of the database.
+
+Facts about a table that must never be parted from its rows (encoder, dimension, gene panel, scale)
+are kept in the table's own schema metadata. `vectors_version` of a table is the version at which
+its rows, vectors, or anything else that derived files depend on last changed, so that a join of
+other metadata does not make them stale.
+"""
+
+from __future__ import annotations
+
+import copy
+import difflib
+import os
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from molquery import __version__, schema
+from molquery.database import leftovers, lock, manifest, tables
+from molquery.database.arrays import cast_like, facts_of, list_to_matrix, matrix_to_list
+from molquery.database.content import same_metadata, same_vector
+from molquery.database.manifest import Manifest
+from molquery.errors import DatabaseError, FilterError, OutputError, printable
+from molquery.files import put_in_place, sha256_file, temporary_file
+from molquery.filters import check_filter
+from molquery.schema import TableSpec
+from molquery.vectors import Matrix
+
+_SIDECARS = "sidecars"
+_drafts = threading.local()
+
+
+@dataclass(frozen=True, slots=True)
+class UpsertCounts:
+    """How many rows an upsert inserted, updated, and left alone because nothing differed."""
+
+    inserted: int
+    updated: int
+    unchanged: int
+
+
+class Database:
+    """An archive on disk. Reads see the newest version; those of a pinned one see its own."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._pinned: Manifest | None = None
+        self._checks = tables.Checks()
+
+    @classmethod
+    def create(cls, path: str | os.PathLike[str]) -> Database:
+        """A new, empty database in a directory that does not exist yet or is empty.
+
+        Raises:
+            DatabaseError: something is there already, or the directory cannot be made.
+        """
+        root = Path(path)
+        if (root / schema.MANIFEST).exists():
+            raise DatabaseError(
+                f"{root} is a molquery database already", hint="molquery info, or another path"
+            )
+        if root.exists() and (not root.is_dir() or any(root.iterdir())):
+            raise DatabaseError(f"{root} exists and is not empty", hint="give a path for a new one")
+        try:
+            root.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise DatabaseError(f"cannot make {root}", found=error.strerror) from error
+        first = manifest.empty() | {"command": "init", "time": _now(), "molquery": __version__}
+        manifest.write_record(root, first)
+        manifest.write(root, first)
+        return cls(root)
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str]) -> Database:
+        """The database at `path`; never creates anything.
+
+        Raises:
+            DatabaseError: there is none, or its format version is not known to this molquery.
+        """
+        root = Path(path)
+        if not (root / schema.MANIFEST).is_file():
+            near = _nearest_database(root)
+            if root.is_dir():
+                what = f"{root} is not a molquery database (it has no {schema.MANIFEST})"
+            else:
+                what = f"there is no database at {root}"
+            hint = f"--db {near}" if near else f"molquery --db {root} init, to make a new one"
+            raise DatabaseError(what, hint=hint)
+        manifest.read(root)
+        return cls(root)
+
+    @classmethod
+    def recover(cls, path: Path) -> int:
+        """Make a manifest anew that is damaged, from the newest version kept; returns its number.
+
+        What is derived is not named in it, and has to be built again.
+
+        Raises:
+            DatabaseError: that version cannot be read either, or another process is writing.
+        """
+        with lock.hold(path, "doctor --repair"):
+            newest = manifest.newest_record(path)
+            if newest is None:
+                raise DatabaseError(
+                    f"the manifest of {path} cannot be made anew",
+                    found="what is kept of its newest version is damaged as well",
+                    hint="restore the directory from a snapshot or another backup",
+                )
+            manifest.write(path, manifest.empty() | newest)
+            return int(newest["version"])
+
+    # The manifest ------------------------------------------------------------------------------
+
+    def manifest(self) -> Manifest:
+        """The manifest: of the pinned version, of the change being made, or as it is on disk now.
+
+        Raises:
+            DatabaseError: it is damaged.
+        """
+        if self._pinned is None:
+            draft = self._draft
+            return draft if draft is not None else manifest.read(self.path)
+        # What is derived may come later than the version that it belongs to.
+        live = manifest.read(self.path)
+        return live if live["version"] == self._pinned["version"] else self._pinned
+
+    def pinned(self) -> Database:
+        """This database as it is now, whatever is written to it from now on."""
+        view = Database(self.path)
+        view._pinned = self.manifest()
+        view._checks = self._checks
+        return view
+
+    def is_current(self) -> bool:
+        """True while the database is at the version that this view of it is pinned to."""
+        return bool(manifest.read(self.path)["version"] == self.manifest()["version"])
+
+    @contextmanager
+    def writing(self, command: str) -> Iterator[Manifest]:
+        """Hold the write lock; what the block changes takes effect at its end, all at once.
+
+        Yields the manifest as it will be. Blocks within a block belong to the outermost one. After
+        an error nothing has changed. `command` is what `molquery history` shows.
+
+        Raises:
+            DatabaseError: another process has been writing for a minute, or the directory cannot
+                be written.
+        """
+        if (outer := self._draft) is not None:
+            yield outer
+            return
+        with lock.hold(self.path, command) as unfinished:
+            before = manifest.read(self.path)
+            if unfinished:
+                leftovers.remove(self.path, leftovers.leftovers(self.path, before))
+            draft = copy.deepcopy(before) | {"details": ""}
+            _drafts.__dict__[self._key] = draft
+            try:
+                yield draft
+            except Exception:
+                with suppress(Exception):
+                    leftovers.remove(self.path, leftovers.leftovers(self.path, before))
+                    lock.finish(self.path)
+                raise
+            finally:
+                del _drafts.__dict__[self._key]
+            self._commit(before, draft, command)
+
+    def update_manifest(self, change: Callable[[Manifest], None], command: str = "update") -> None:
+        """Apply `change` to the manifest, as `writing` does."""
+        with self.writing(command) as draft:
+            change(draft)
+
+    @property
+    def _key(self) -> str:
+        return str(self.path.absolute())
+
+    @property
+    def _draft(self) -> Manifest | None:
+        return _drafts.__dict__.get(self._key)
+
+    def _commit(self, before: Manifest, draft: Manifest, command: str) -> None:
+        changed = manifest.truth(draft) != manifest.truth(before)
+        if not changed:
+            draft |= {"details": before["details"]}
+        else:
+            draft |= {
+                "version": before["version"] + 1, "time": _now(), "command": command,
+                "molquery": __version__,
+            }  # fmt: skip
+            manifest.write_record(self.path, draft)
+        if draft != before:
+            manifest.write(self.path, draft)
+            # Among them what Lance kept of the steps between the two versions.
+            find = leftovers.leftovers if changed else leftovers.derived
+            leftovers.remove(self.path, find(self.path, draft))
+
+    def keep_record(self) -> None:
+        """Write anew what is kept of the current version."""
+        with self.writing("doctor --repair") as draft:
+            manifest.write_record(self.path, draft)
+
+    def sweep(self) -> list[str]:
+        """Remove what killed commands, and versions that are not kept, have left; returns names."""
+        with self.writing("sweep") as draft:
+            return leftovers.remove(self.path, leftovers.leftovers(self.path, draft))
+
+    # Reading -----------------------------------------------------------------------------------
+
+    def has(self, spec: TableSpec) -> bool:
+        """True when the table holds rows."""
+        return spec.name in self.manifest()["tables"]
+
+    def _entry(self, spec: TableSpec) -> tables.Entry:
+        entry = self.manifest()["tables"].get(spec.name)
+        if entry is None:
+            raise DatabaseError(
+                f"{self.path} holds no {spec.name} yet",
+                hint=f"molquery ingest {spec.name} FILE --id COLUMN",
+            )
+        return dict(entry)
+
+    def dataset(self, spec: TableSpec) -> Any:
+        """The Lance dataset of a table.
+
+        Its columns and row count can be relied on; to read values, use `read`, which checks them.
+
+        Raises:
+            DatabaseError: the table is empty, or its files are damaged.
+        """
+        return self._open(spec)[0]
+
+    def _open(self, spec: TableSpec) -> tuple[Any, tables.Entry]:
+        entry = self._entry(spec)
+        try:
+            return tables.open_table(self.path, spec, entry, self._checks), entry
+        except DatabaseError:
+            self._still_there()
+            raise
+
+    def _still_there(self) -> None:
+        """Raise another error where a file is missing because its version is not kept any more."""
+        pinned = self._pinned
+        if pinned and pinned["version"] not in manifest.kept_versions(self.path):
+            raise DatabaseError(
+                f"version {pinned['version']} of {self.path} was removed while it was being read",
+                hint="run the same command again",
+            )
+
+    def version(self, spec: TableSpec) -> int:
+        """The version of the table in Lance."""
+        return int(self._entry(spec)["version"])
+
+    def vectors_version(self, spec: TableSpec) -> int:
+        """The version at which what derived files depend on last changed."""
+        return int(self._entry(spec)["vectors_version"])
+
+    def facts(self, spec: TableSpec) -> dict[str, Any]:
+        """What holds for every row: encoder, kind, dim of slides; genes, scale of profiles."""
+        return facts_of(self.dataset(spec).schema)
+
+    def metadata_columns(self, spec: TableSpec) -> list[str]:
+        """The names of the columns that a filter may use."""
+        return [c for c in self.dataset(spec).schema.names if not schema.is_internal(c)]
+
+    def count(self, spec: TableSpec, where: str | None = None) -> int:
+        """The number of rows, or of those that satisfy a filter."""
+        if where is None:
+            return int(self._entry(spec)["rows"])
+        return len(self.read(spec, [spec.key], where=where))
+
+    def read(
+        self, spec: TableSpec, columns: Sequence[str], *, where: str | None = None
+    ) -> pa.Table:
+        """Columns of the rows that satisfy a SQL filter, ordered by the table's key.
+
+        The files that hold the columns are checked first.
+
+        Raises:
+            FilterError: the filter is not valid SQL or names an unknown column.
+            DatabaseError: the table is empty, or its files are damaged.
+        """
+        dataset, entry = self._open(spec)
+        names = list(dict.fromkeys([spec.key, *columns]))
+        used = {*names}
+        if where is not None:
+            check_filter(where)
+            every = dataset.schema.names
+            used.update(c for c in every if c in where or not schema.is_internal(c))
+        try:
+            tables.check_columns(self.path, spec, dataset, entry, self._checks, used)
+            table = dataset.scanner(columns=names, filter=where).to_table()
+        except DatabaseError:
+            self._still_there()
+            raise
+        except tables.ERRORS as error:
+            if where is None:
+                raise tables.unreadable(self.path, spec, error) from error
+            raise self._bad_filter(spec, where, str(error)) from error
+        keys = table[spec.key].to_numpy()
+        order = np.argsort(keys, kind="stable")
+        if (order[1:] < order[:-1]).any():  # rows are mostly stored in key order: then no copy
+            table = table.take(pa.array(order))
+        return table.select(list(dict.fromkeys(columns)))
+
+    def matrix(self, spec: TableSpec, column: str) -> Matrix:
+        """A vector column as an (n, d) float32 array, rows ordered by the table's key.
+
+        Rows whose vector is missing are all NaN.
+        """
+        return list_to_matrix(self.read(spec, [column])[column])
+
+    def _bad_filter(self, spec: TableSpec, where: str, text: str) -> FilterError:
+        columns = ", ".join(self.metadata_columns(spec))
+        if "No field named" in text:
+            name = text.split("No field named")[1].split(".")[0].strip(" '\"`")
+            what = f"--where names a column that the {spec.name} do not have: {printable(name)}"
+        else:
+            reason = text.removeprefix("Invalid user input: ").split(", /")[0]
+            what = f"--where cannot be evaluated: {printable(reason, 200)}"
+        return FilterError(
+            what,
+            found=f"--where {printable(where)}",
+            hint=f"the columns are: {columns}; text goes in single quotes (cohort = 'TCGA-LUAD')",
+        )
+
+    # What is derived ---------------------------------------------------------------------------
+
+    def derived(self, section: str, key: str) -> tuple[dict[str, Any], Path] | None:
+        """The manifest entry and the file of something derived; None where it is not whole.
+
+        Whether it belongs to the database as it is now is for the caller to compare.
+        """
+        entry = self.manifest()[section].get(key)
+        if entry is None:
+            return None
+        path = self.path / entry["file"]
+        try:
+            whole = sha256_file(path) == entry["sha256"]
+        except OSError:
+            return None
+        return (entry, path) if whole else None
+
+    def store_derived(
+        self,
+        section: str,
+        key: str,
+        entry: Mapping[str, Any],
+        name: str,
+        write: Callable[[Path], object],
+    ) -> dict[str, Any]:
+        """Write a derived file, called by its name and sha256, and name it in the manifest.
+
+        Returns the entry with its `file` and `sha256`.
+
+        Raises:
+            DatabaseError: a pinned database has changed since, so that the file would be stale.
+            OutputError: the file cannot be written.
+        """
+        folder = self.path / schema.INDEXES
+        try:
+            folder.mkdir(exist_ok=True)
+        except OSError as error:
+            raise OutputError(f"cannot write to {self.path}", found=error.strerror) from error
+        stem, suffix = os.path.splitext(name)
+        with temporary_file(folder / name) as temporary:
+            write(temporary)
+            digest = sha256_file(temporary)
+            file = f"{schema.INDEXES}/{stem}-{digest[:12]}{suffix}"
+            whole = {**entry, "file": file, "sha256": digest}
+            with self.writing(f"store {name}") as draft:
+                if self._pinned and draft["version"] != self._pinned["version"]:
+                    raise DatabaseError(
+                        f"{self.path} has changed while {name} was made",
+                        hint="run the same command again",
+                    )
+                put_in_place(temporary, self.path / file)
+                draft[section][key] = whole
+        return whole
+
+    def read_sidecar(self, spec: TableSpec, columns: Sequence[str]) -> pa.Table:
+        """As `read`, from the sidecar file of the table when it is current, whole and has them.
+
+        The result is memory-mapped and carries the table's facts as schema metadata.
+        """
+        found = self.derived(_SIDECARS, spec.name)
+        if found is not None:
+            entry, path = found
+            current = entry["vectors_version"] == self.vectors_version(spec)
+            if current and set(columns) <= set(entry["columns"]):
+                return pa.ipc.open_file(pa.memory_map(str(path))).read_all().select(columns)
+        return self._with_facts(spec, columns)
+
+    def _with_facts(self, spec: TableSpec, columns: Sequence[str]) -> pa.Table:
+        metadata = self.dataset(spec).schema.metadata
+        return self.read(spec, columns).replace_schema_metadata(metadata)
+
+    def write_sidecar(self, spec: TableSpec, columns: Sequence[str]) -> None:
+        """Keep columns of a table in an Arrow file that opens without Lance.
+
+        Raises:
+            DatabaseError, OutputError: as `store_derived`.
+        """
+        view = self.pinned()
+        table = view._with_facts(spec, columns)
+
+        def write(path: Path) -> None:
+            with pa.ipc.new_file(path, table.schema) as file:
+                file.write_table(table)
+
+        entry = {"columns": table.schema.names, "vectors_version": view.vectors_version(spec)}
+        view.store_derived(_SIDECARS, spec.name, entry, f"{spec.name}.arrow", write)
+
+    # Writing -----------------------------------------------------------------------------------
+
+    def upsert(self, spec: TableSpec, rows: pa.Table, facts: Mapping[str, Any]) -> UpsertCounts:
+        """Insert new rows and update those whose content differs, in one commit.
+
+        `rows` holds the spec's own columns, unique keys, and any metadata columns. A row is left
+        alone when its content hash is the one held, or when its vector and every metadata value
+        that it brings are. The first upsert fixes `facts`; the caller has checked that later ones
+        agree.
+        """
+        hashes = dict(
+            zip(
+                rows[spec.key].to_pylist(),
+                rows[schema.CONTENT_HASH].to_pylist(),
+                strict=True,
+            )
+        )
+        if len(hashes) != len(rows):
+            raise AssertionError("keys must be unique before an upsert")
+        with self.writing(f"ingest {spec.name}"):
+            if not self.has(spec):
+                tables.create(self.path, spec, rows, facts)
+                self._record(spec, f"{len(rows)} {spec.name} inserted")
+                return UpsertCounts(len(rows), 0, 0)
+            held = self.read(spec, [spec.key, schema.CONTENT_HASH]).to_pydict()
+            old = dict(zip(held[spec.key], held[schema.CONTENT_HASH], strict=True))
+            new = [k not in old for k in hashes]
+            differ = {k for k, h in hashes.items() if k in old and old[k] != h}
+            if alike := {k for k in differ if same_vector(old[k], hashes[k])}:
+                names = [c for c in rows.schema.names if c in self.metadata_columns(spec)]
+                differ -= same_metadata(spec, self.read(spec, names), rows, alike)
+            changed = [k in differ for k in hashes]
+            mask = np.array(new) | np.array(changed)
+            if mask.any():
+                columns = self._with_missing_columns(spec, rows.filter(pa.array(mask)))
+                # Lance's own merge: LanceDB's refuses NaN, which means "missing" in features.
+                merge = self._head(spec).merge_insert(spec.key).when_matched_update_all()
+                merge.when_not_matched_insert_all().execute(columns)
+                counts = f"{sum(new)} {spec.name} inserted, {sum(changed)} updated"
+                self._record(spec, counts)
+            return UpsertCounts(sum(new), sum(changed), len(hashes) - int(mask.sum()))
+
+    def _with_missing_columns(self, spec: TableSpec, rows: pa.Table) -> pa.Table:
+        """Add columns that `rows` brings and the table lacks; cast the others to its types."""
+        held = self.dataset(spec).schema
+        known = [c for c in rows.schema.names if c in held.names]
+        cast_like(rows.select(known), held)  # refuse them before the table is changed
+        fresh = [f for f in rows.schema if f.name not in held.names]
+        if fresh:
+            self._head(spec).add_columns(pa.schema([f.with_nullable(True) for f in fresh]))
+            self._record(spec)
+        return cast_like(rows, self.dataset(spec).schema)
+
+    def set_columns(self, spec: TableSpec, key: str, values: pa.Table) -> None:
+        """Set metadata columns on rows matched by the unique `key` column of `values`.
+
+        `key` is the table's key; columns that do not exist yet are added.
+        """
+        with self.writing("ingest metadata") as draft:
+            dataset = self._head(spec)
+            names = set(dataset.schema.names)
+            fresh = [c for c in values.schema.names if c not in names]
+            held = [c for c in values.schema.names if c in names]
+            # Who a row belongs to decides what may predict it: what is derived must be made anew.
+            decisive = {schema.PATIENT, schema.COHORT, schema.SITE}
+            decisive.update(c for entry in draft["spaces"].values() for c in entry["reads"])
+            rows_only = decisive.isdisjoint(values.schema.names)
+            if len(held) > 1:
+                update = cast_like(values.select(held), dataset.schema)
+                dataset.merge_insert(key).when_matched_update_all().execute(update)
+                self._record(spec, vectors_changed=not rows_only)
+            if fresh:
+                self._head(spec).merge(values.select([key, *fresh]), key)
+                self._record(spec, vectors_changed=not rows_only)
+            self._tell(f"{len(values.schema.names) - 1} columns of {len(values)} {spec.name}")
+
+    def set_vectors(
+        self,
+        spec: TableSpec,
+        column: str,
+        vectors: Matrix,
+        *,
+        told: Mapping[str, str] | None = None,
+    ) -> None:
+        """Store `vectors` (n, d), rows in key order, as a vector column of a table.
+
+        `told` becomes the metadata of a new column. To be called in the `writing` block in which
+        the rows were read.
+        """
+        with self.writing("set vectors"):
+            dataset = self._head(spec)
+            field = pa.field(column, pa.list_(pa.float32(), vectors.shape[1]), metadata=told)
+            values = self.read(spec, [spec.key]).append_column(field, matrix_to_list(vectors))
+            if column in dataset.schema.names:
+                dataset.merge_insert(spec.key).when_matched_update_all().execute(values)
+            else:
+                dataset.merge(values, spec.key)
+            self._record(spec, vectors_changed=False)
+
+    def drop_shared(self, keep: str) -> None:
+        """Drop the shared-vector columns of superseded spaces, without reading them."""
+        with self.writing("drop vectors"):
+            for spec in schema.TABLES.values():
+                if not self.has(spec):
+                    continue
+                names = self.dataset(spec).schema.names
+                stale = [c for c in names if c.startswith(schema.SHARED_PREFIX) and c != keep]
+                if stale:
+                    self._head(spec, unread=stale).drop_columns(stale)
+                    self._record(spec, vectors_changed=False)
+
+    def drop_space(self) -> None:
+        """Remove the spaces, and everything that was made with them."""
+        with self.writing("drop space") as draft:
+            draft["spaces"].clear()
+            self.drop_shared(keep="")
+            for section in manifest.DERIVED:
+                draft[section].clear()
+
+    def delete_rows(self, spec: TableSpec, where: str) -> int:
+        """Delete the rows that satisfy a filter, and what is derived from them; returns how many.
+
+        A table that has lost its last row counts as not there, and without one of the two tables
+        there are no pairs, so the spaces go as well.
+        """
+        with self.writing(f"delete {spec.name}") as draft:
+            doomed = self.count(spec, where)
+            if not doomed:
+                return 0
+            if doomed == self.count(spec):
+                del draft["tables"][spec.name]
+                self.drop_space()
+            else:
+                self._head(spec).delete(where)
+                self._record(spec)
+            # Not only stale: they hold what was deleted.
+            draft["predictions"].clear()
+            draft["sidecars"].pop(spec.name, None)
+            for key in [k for k, e in draft["indexes"].items() if e["table"] == spec.name]:
+                del draft["indexes"][key]
+            self._tell(f"{doomed} {spec.name} deleted")
+            return doomed
+
+    def compact_tables(self, *, forget: bool = False) -> None:
+        """Write the tables anew without deleted rows, where they hold any, and in fewer files.
+
+        Lance notes in a version what made it, such as the filter of a deletion; with `forget` the
+        version that is left says nothing.
+        """
+        with self.writing("compact"):
+            for spec in schema.TABLES.values():
+                if self.has(spec):
+                    tables.compact(self._head(spec))
+                    self._record(spec, vectors_changed=False)
+                    if forget:
+                        tables.roll_back(self.path, spec, self.dataset(spec))
+                        self._record(spec, vectors_changed=False)
+
+    def take_version(self, wanted: Manifest) -> None:
+        """Make the tables, spaces and gene sets what they were in an earlier version.
+
+        Raises:
+            DatabaseError: a file of that version is damaged or missing; nothing has changed.
+        """
+        with self.writing("restore") as draft:
+            self._checks.check(self.path, manifest.truth_files(wanted))
+            draft["spaces"] = copy.deepcopy(wanted["spaces"])
+            draft["collections"] = copy.deepcopy(wanted["collections"])
+            now, draft["tables"] = draft["tables"], copy.deepcopy(wanted["tables"])
+            for spec in schema.TABLES.values():
+                if self.has(spec) and now.get(spec.name) != wanted["tables"][spec.name]:
+                    self._head(spec)
+
+    def only_shared(self, spec: TableSpec) -> set[str]:
+        """The data files of a table that hold shared vectors and nothing else."""
+        dataset = self.dataset(spec)
+        other = [c for c in dataset.schema.names if not c.startswith(schema.SHARED_PREFIX)]
+        return tables.files_of(dataset, None) - tables.files_of(dataset, other)
+
+    def _head(self, spec: TableSpec, unread: Sequence[str] = ()) -> Any:
+        """The dataset to write to: Lance's newest version, made the one that the manifest names.
+
+        A killed writer, and other programs, can leave newer ones. Every file is checked, because a
+        write copies rows: what is damaged must not get a checksum as if it were whole. Only files
+        of `unread` columns alone, which are about to be dropped, need not be whole.
+        """
+        if self._pinned is not None:
+            raise AssertionError("a pinned database is not written to")
+        dataset, entry = self._open(spec)
+        columns = [c for c in dataset.schema.names if c not in unread]
+        tables.check_columns(self.path, spec, dataset, entry, self._checks, columns)
+        if tables.newest(self.path, spec) != entry["version"]:
+            tables.roll_back(self.path, spec, dataset)
+            self._record(spec, vectors_changed=False)
+            dataset = self.dataset(spec)
+        return dataset
+
+    def _record(self, spec: TableSpec, told: str = "", *, vectors_changed: bool = True) -> None:
+        """Take a table's newest version into the manifest that is being made."""
+        draft = self._draft
+        assert draft is not None
+        old = draft["tables"].get(spec.name, {})
+        entry = tables.entry_of(self.path, spec, old.get("files", {}))
+        kept = old.get("vectors_version", entry["version"])
+        entry["vectors_version"] = entry["version"] if vectors_changed else kept
+        draft["tables"][spec.name] = entry
+        self._tell(told)
+
+    def _tell(self, text: str) -> None:
+        draft = self._draft
+        assert draft is not None
+        draft["details"] = "; ".join(filter(None, [draft["details"], text]))
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _nearest_database(path: Path) -> str | None:
+    parent = path.parent
+    if not parent.is_dir():
+        return None
+    try:
+        found = [p.name for p in parent.iterdir() if (p / schema.MANIFEST).is_file()]
+    except OSError:
+        return None
+    near = difflib.get_close_matches(path.name, found, n=1, cutoff=0.4)
+    return str(parent / (near or found)[0]) if near or len(found) == 1 else None

@@ -1,0 +1,213 @@
+"""The Lance tables, and the checksums of their files.
+
+Lance does not check what it reads: a byte that has changed on disk comes back as another number.
+So the manifest holds the sha256 of every file of a table (Lance never writes over one), and a file
+is checked before anything is read from it, once by each process.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from molquery.database.arrays import FACTS
+from molquery.errors import DatabaseError, printable
+from molquery.files import sha256_files, sync
+from molquery.schema import TableSpec
+
+#: What Lance raises; its messages end with places in its own source.
+ERRORS = (OSError, ValueError, RuntimeError)
+
+Entry = dict[str, Any]
+
+
+class Checks:
+    """Files whose sha256 has been checked by this process, and not changed since by their times."""
+
+    def __init__(self) -> None:
+        self._seen: dict[Path, tuple[int, int, int, str]] = {}
+
+    def check(self, folder: Path, wanted: Mapping[str, str]) -> None:
+        """Check files under a folder against their sha256.
+
+        Raises:
+            DatabaseError: a file is missing, or is not what was written.
+        """
+        todo: dict[Path, tuple[int, int, int, str]] = {}
+        for name, digest in wanted.items():
+            path = folder / name
+            try:
+                told = path.stat()
+            except OSError as error:
+                raise damaged(path, "it is missing") from error
+            state = (told.st_mtime_ns, told.st_size, told.st_ino, digest)
+            if self._seen.get(path) != state:
+                todo[path] = state
+        try:
+            found = sha256_files(todo)
+        except OSError as error:
+            raise damaged(folder, error.strerror or str(error)) from error
+        for (path, state), digest in zip(todo.items(), found, strict=True):
+            if digest != state[3]:
+                raise damaged(path, "its sha256 is not the one it was written with")
+            self._seen[path] = state
+
+
+def damaged(path: Path, found: str) -> DatabaseError:
+    """The error for a file of a table that cannot be believed."""
+    return DatabaseError(
+        f"{path} is damaged: nothing is read from it",
+        found=found,
+        hint="molquery doctor says what else is, and what to do",
+    )
+
+
+def folder_of(root: Path, spec: TableSpec) -> Path:
+    """The directory of a table."""
+    return root / f"{spec.name}.lance"
+
+
+def manifest_file(version: int) -> str:
+    """The name of Lance's own manifest of a table version: the newest sorts first."""
+    return f"_versions/{2**64 - 1 - version:020d}.manifest"
+
+
+def newest(root: Path, spec: TableSpec) -> int:
+    """The newest version that Lance has of a table, whether the manifest names it or not; 0: none.
+
+    It is read from the names of its files.
+    """
+    try:
+        names = os.listdir(folder_of(root, spec) / "_versions")
+    except OSError:
+        return 0
+    numbers = [int(n[:-9]) for n in names if n.endswith(".manifest") and n[:-9].isdigit()]
+    return max((n if n < 2**63 else 2**64 - 1 - n for n in numbers), default=0)
+
+
+def open_table(root: Path, spec: TableSpec, entry: Entry, checks: Checks) -> Any:
+    """The Lance dataset of the version that a manifest entry names; its data are not checked yet.
+
+    Raises:
+        DatabaseError: the version's own file is damaged or missing.
+    """
+    import lance
+
+    version = int(entry["version"])
+    name = manifest_file(version)
+    checks.check(folder_of(root, spec), {name: entry["files"][name]})
+    try:
+        return lance.dataset(str(folder_of(root, spec)), version=version)
+    except ERRORS as error:
+        raise unreadable(root, spec, error) from error
+
+
+def check_columns(
+    root: Path, spec: TableSpec, dataset: Any, entry: Entry, checks: Checks,
+    columns: Iterable[str],
+) -> None:  # fmt: skip
+    """Check the files that hold these columns, and those that list deleted rows.
+
+    Raises:
+        DatabaseError: one is damaged or missing.
+    """
+    names = files_of(dataset, columns)
+    lost = sorted(name for name in names if name not in entry["files"])
+    if lost:
+        raise damaged(folder_of(root, spec) / lost[0], "it is not among the files of this version")
+    checks.check(folder_of(root, spec), {name: entry["files"][name] for name in names})
+
+
+def files_of(dataset: Any, columns: Iterable[str] | None) -> set[str]:
+    """The files that hold these columns (None: every file), and those that list deleted rows."""
+    wanted = None if columns is None else set(columns)
+    fields = {f.id() for f in dataset.lance_schema.fields() if wanted is None or f.name() in wanted}
+    return {
+        name
+        for fragment in dataset.get_fragments()
+        for name, held in _fragment_files(fragment)
+        if wanted is None or held is None or fields & held
+    }
+
+
+def _fragment_files(fragment: Any) -> list[tuple[str, set[int] | None]]:
+    """The files of a fragment, with the ids of the fields in each (None: not a data file)."""
+    found: list[tuple[str, set[int] | None]] = [
+        (f"data/{file.path}", set(file.fields)) for file in fragment.data_files()
+    ]
+    deletions = fragment.deletion_file()
+    return [*found, (deletions, None)] if deletions else found
+
+
+def entry_of(root: Path, spec: TableSpec, known: Mapping[str, str]) -> Entry:
+    """The manifest entry of a table's newest version; `known` are checksums of older files.
+
+    New files are on disk, not only in the system's memory, before they are named.
+    """
+    import lance
+
+    folder = folder_of(root, spec)
+    dataset = lance.dataset(str(folder))
+    names = {manifest_file(dataset.version), *files_of(dataset, None)}
+    new = [name for name in names if name not in known]
+    for name in new:
+        sync(folder / name)
+    for place in {(folder / name).parent for name in new}:
+        sync(place)
+    digests = dict(zip(new, sha256_files(folder / name for name in new), strict=True))
+    files = {name: known.get(name) or digests[name] for name in sorted(names)}
+    return {"version": int(dataset.version), "rows": int(dataset.count_rows()), "files": files}
+
+
+def create(root: Path, spec: TableSpec, rows: pa.Table, facts: Mapping[str, Any]) -> None:
+    """Make a table from its first rows, in key order."""
+    import lance
+    import lancedb
+
+    rows = rows.take(pa.array(np.argsort(rows[spec.key].to_numpy(), kind="stable")))
+    told = rows.schema.with_metadata({FACTS: json.dumps(dict(facts)).encode()})
+    # LanceDB makes the table; Lance writes the rows, because LanceDB refuses NaN in vectors,
+    # which means "missing" in interpretable features.
+    target = folder_of(root, spec)
+    mode = "overwrite" if newest(root, spec) else "create"
+    lancedb.connect(str(root)).create_table(spec.name, schema=told, mode=mode)
+    lance.write_dataset(rows, str(target), mode="append")
+
+
+def roll_back(root: Path, spec: TableSpec, dataset: Any) -> None:
+    """Make the version that a dataset was opened at the newest again, as a new version."""
+    try:
+        dataset.restore()
+    except ERRORS as error:
+        raise unreadable(root, spec, error) from error
+
+
+def compact(dataset: Any) -> None:
+    """Write fragments that hold deleted rows, or few rows, anew without them."""
+    dataset.optimize.compact_files(materialize_deletions=True, materialize_deletions_threshold=0.0)
+
+
+def unreadable(root: Path, spec: TableSpec, error: Exception) -> DatabaseError:
+    """The error for a table that Lance cannot read."""
+    return DatabaseError(
+        f"the {spec.name} table of {root} cannot be read",
+        found=printable(str(error).split("/home")[0], 300),
+        hint="molquery doctor",
+    )
+
+
+def belongs(name: str, versions: Iterable[int]) -> bool:
+    """True for what Lance keeps beside the files of these versions: hints, and how they were made.
+
+    A transaction file is named by the version before the one that it made.
+    """
+    folder, _, file = name.partition("/")
+    number = file.split("-")[0]
+    made = folder == "_transactions" and number.isdigit() and int(number) + 1 in versions
+    return made or file == "latest_version_hint.json"

@@ -1,0 +1,80 @@
+"""Metadata columns under names and in types that a table of the database can hold.
+
+Names lose the characters that Lance keeps for itself; what has no type of its own in a filter
+becomes a number or text. Whatever is changed or left out is said.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+import pyarrow as pa
+
+from molquery import schema
+from molquery.errors import ColumnError, some
+
+#: Lance parses these as paths into a column, and refuses or loses the column.
+_PATH_MARKS = str.maketrans({".": "_", "`": "_"})
+#: Lance's own columns (`_rowid`, `_rowaddr` …) begin so; a table with one can no longer be read.
+_OWN = "_row"
+
+
+def storable(table: pa.Table, *, keep: Sequence[str] = ()) -> tuple[pa.Table, list[str]]:
+    """The table with every column renamed, converted or left out as needed, and notes on that.
+
+    Args:
+        keep: columns that the caller takes out again, whatever they are called.
+
+    Raises:
+        ColumnError: two columns would have one name.
+    """
+    notes: list[str] = []
+    taken = [c for c in table.schema.names if schema.is_internal(c) and c not in keep]
+    if taken:
+        notes.append(f"columns left out, since molquery keeps these names: {some(taken)}")
+        table = table.drop_columns(taken)
+    names = [name if name in keep else _name(name) for name in table.schema.names]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ColumnError("two columns of metadata would have one name", found=some(twice))
+    renamed = [f"{a} -> {b}" for a, b in zip(table.schema.names, names, strict=True) if a != b]
+    if renamed:
+        notes.append(f"columns renamed: {some(renamed)}")
+    converted = []
+    columns = []
+    for name, column in zip(names, table.columns, strict=True):
+        fit = _fitting(column)
+        if fit.type != column.type and not pa.types.is_null(column.type):
+            converted.append(f"{name} ({column.type})")
+        columns.append(fit)
+    if converted:
+        notes.append(f"columns kept as numbers or text: {some(converted)}")
+    return pa.table(columns, names=names) if names else table, notes
+
+
+def _name(name: str) -> str:
+    name = name.translate(_PATH_MARKS)
+    return name.removeprefix("_") if name.startswith(_OWN) else name
+
+
+def _fitting(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    kind = column.type
+    if pa.types.is_null(kind):
+        return column.cast(pa.string())
+    if pa.types.is_decimal(kind) or pa.types.is_uint64(kind):
+        return column.cast(pa.float64(), safe=False)
+    plain = (
+        pa.types.is_boolean(kind) or pa.types.is_integer(kind) or pa.types.is_floating(kind)
+        or pa.types.is_string(kind) or pa.types.is_date(kind) or pa.types.is_timestamp(kind)
+    )  # fmt: skip
+    if plain:
+        return column
+    return pa.chunked_array([pa.array([_text(v) for v in column.to_pylist()], pa.string())])
+
+
+def _text(value: object) -> str | None:
+    if value is None:
+        return None
+    if isinstance(value, list | dict):
+        return json.dumps(value, ensure_ascii=False, default=str)
+    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
