@@ -21,11 +21,13 @@ import pyarrow.parquet as pq
 from molquery import export, readers, schema
 from molquery.database import Database
 from molquery.errors import OutputError, some
-from molquery.figures import style, tissue
+from molquery.figures import style
+from molquery.figures.tissue import tissue_map
 from molquery.genesets.collections import find
 from molquery.ingest import ingest_profiles, ingest_slides
 from molquery.query.engine import Engine
 from molquery.query.indexes import build_indexes
+from molquery.query.regions import regions
 from molquery.query.retrieve import Neighbours, retrieve
 from molquery.query.search import Ranking, search
 from molquery.query.strata import Strata, stratify_cohort
@@ -45,7 +47,6 @@ UNSEEN = "C6"  # the section without RNA
 K = 5
 INPUTS = ("spots.parquet", "counts.tsv.gz", "C4.jpg", "README.md")
 FOLDER, STRATA, PICTURE = "input", "strata.csv", "tissue.png"
-_PITCH_UM = 200.0  # centre to centre, Spatial Transcriptomics arrays
 _MARK = "demo"  # the manifest's entry that says: made by the demo, may be replaced by it
 
 #: Called with (stage, steps done, steps in all, what to show beside it).
@@ -146,7 +147,13 @@ def run_demo(
     export.write(strata.table, _facts(strata.provenance), strata_file, "csv", overwrite=True)
     tell("questions", 3, 4)
     spots = _Spots.of(engine)
-    picture, pictured = _draw(directory, spots)
+    section, image = pictured(directory)
+    seen = regions(engine, signature, section, **image)
+    figure = tissue_map(
+        seen.image, seen.x, seen.y, seen.predicted, seen.measured, title=seen.title,
+        unit=seen.unit, um_per_pixel=seen.um_per_pixel,
+    )  # fmt: skip
+    style.save(figure, directory / PICTURE)
     tell("questions", 4, 4)
     return DemoResult(
         directory=directory,
@@ -163,14 +170,15 @@ def run_demo(
         sections=spots.quality(),
         sections_of_patient=spots.sections_of_patient(),
         unseen=UNSEEN,
-        pictured=pictured,
-        picture=picture,
+        pictured=section,
+        picture=directory / PICTURE,
     )
 
 
 def commands(directory: Path, query: str) -> dict[str, str]:
     """The commands that do what the demo does, ready to type; `query` is the slide to retrieve."""
     inputs = directory / FOLDER
+    section, settings = pictured(directory)
     parts = {
         "init": ["init"],
         "slides": ["ingest", "slides", f"{inputs / 'spots.parquet'}", "--encoder", ENCODER],
@@ -181,6 +189,9 @@ def commands(directory: Path, query: str) -> dict[str, str]:
         "retrieve": ["retrieve", query, "--to", "profiles", "-k", str(K)],
         "stratify": ["stratify", "--geneset", SIGNATURE, "--cut", "tertiles",
                      "--output", f"{directory / STRATA}", "--overwrite"],
+        "heatmap": ["heatmap", "--slide", section, "--geneset", SIGNATURE,
+                    *(w for k, v in settings.items() for w in (f"--{k.replace('_', '-')}", str(v))),
+                    "--output", f"{directory / PICTURE}", "--overwrite"],
         "info": ["info"],
         "check": ["genesets", "check"],
     }  # fmt: skip
@@ -320,25 +331,13 @@ def _r(a: Float, b: Float) -> float:
     return float(np.corrcoef(a, b)[0, 1])
 
 
-def _draw(directory: Path, spots: _Spots) -> tuple[Path, str]:
-    """The picture of the section that has an image."""
-    told = pq.read_schema(directory / FOLDER / "spots.parquet").metadata
+def pictured(directory: Path) -> tuple[str, dict[str, Any]]:
+    """The section that has an image, and the settings of `molquery heatmap` for it."""
+    with as_file(files("molquery.examples.her2st") / "spots.parquet") as path:
+        told = pq.read_schema(path).metadata
     facts = {key.decode(): value.decode() for key, value in told.items()}
-    section, scale = facts["image_section"], float(facts["image_scale"])
-    mine = spots.section == section
-    quality = spots.quality()[section]
-    figure = tissue.tissue_map(
-        directory / FOLDER / facts["image"],
-        spots.x[mine] * scale,
-        spots.y[mine] * scale,
-        spots.predicted[mine],
-        spots.measured[mine],
-        title=f"{SIGNATURE}, HER2-positive breast tumour, section {section}: "
-        f"r = {quality.r:.2f} over {quality.n} spots",
-        label="score (mean z over the spots with RNA)",
-        um_per_pixel=float(facts["um_per_pixel"]) / scale,
-        pitch_um=_PITCH_UM,
-    )
-    path = directory / PICTURE
-    style.save(figure, path)
-    return path, section
+    return facts["image_section"], {
+        "image": directory / FOLDER / facts["image"],
+        "image_scale": round(float(facts["image_scale"]), 5),
+        "um_per_pixel": float(facts["um_per_pixel"]),
+    }

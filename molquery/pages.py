@@ -37,6 +37,7 @@ caption { text-align: left; color: var(--soft); padding-bottom: .25rem; }
 th, td { text-align: left; padding: .2rem .9rem .2rem 0; vertical-align: top;
   border-bottom: 1px solid var(--line); font-size: .92rem; }
 th { font-weight: 600; }
+td:first-child { white-space: nowrap; }
 td.n, th.n { text-align: right; }
 td.n { white-space: nowrap; }
 figure { margin: 1rem 0; }
@@ -49,6 +50,8 @@ ul { padding-left: 1.25rem; max-width: 46rem; }
 @page { size: A4; margin: 16mm; }
 @media print {
   body { font-size: 10.5pt; margin: 0; max-width: none; padding: 0; }
+  .scroll { overflow: visible; }
+  th, td { font-size: 8.5pt; padding-right: .5rem; }
   figure, table, .answer, .warn { break-inside: avoid; }
   h2, h3 { break-after: avoid; }
 }

@@ -24,7 +24,7 @@ LAYERS = (
     {"evaluate", "predict", "reference", "space", "index", "recipes", "genesets", "readers",
      "genes", "database", "resume", "rna", "metadata"},
     {"records", "vectors", "schema", "errors", "files", "barcodes", "encoders", "threads",
-     "data", "scales", "keys", "filters", "processes"},
+     "data", "scales", "keys", "filters", "processes", "images"},
 )  # fmt: skip
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 

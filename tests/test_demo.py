@@ -81,9 +81,10 @@ def test_the_printed_commands_run_on_the_database(made):
     printed = typed(result.stdout)
     assert [words[2] for words in printed] == [
         "init", "ingest", "ingest", "align", "index", "search", "retrieve", "stratify",
-        "info", "genesets",
+        "heatmap", "info", "genesets",
     ]  # fmt: skip
     assert all(words[:2] == ["--db", str(directory)] for words in printed)
+    picture = (directory / "tissue.png").read_bytes()
     for words in printed:
         if words[2] in ("init", "align"):
             continue  # there is a database, and a space took most of the demo's time
@@ -91,6 +92,7 @@ def test_the_printed_commands_run_on_the_database(made):
         assert again.exit_code == 0, again.output
         if words[2] == "ingest":
             assert "0 inserted, 0 updated" in again.stdout
+    assert (directory / "tissue.png").read_bytes() == picture  # heatmap has painted it anew
     # The demo's own settings are what its align command would use.
     facts = json.loads(next((directory / "spaces").rglob("space.json")).read_text())
     facts = facts.get("facts", facts)

@@ -128,13 +128,8 @@ def _retrieval(r: Any) -> str:
 
 
 def _picture(r: Any) -> list[str]:
-    title = [
-        "",
-        f"8. See it on the tissue, section {r.pictured} "
-        "(Python: molquery.figures.tissue.tissue_map)",
-    ]
     return [
-        *title,
+        *_step(8, f"See it on the tissue, section {r.pictured}", r.commands["heatmap"]),
         *_text(f"{r.picture}: the score predicted from H&E on the left, the measured one on the "
                "right, in the same colours. The prediction is smoother: it averages over "
                "look-alike regions, so its extremes are less extreme."),
