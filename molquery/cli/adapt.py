@@ -14,10 +14,7 @@ from molquery.cli.options import open_database, output_options
 from molquery.cli.render import emit, notes_lines, number, progress_bar
 
 
-@click.command(
-    epilog="\b\nExample:\n  molquery align --hold-out cohort=TCGA-STAD\n"
-    "  molquery adapt --curve\n  molquery adapt --pairs 32"
-)
+@click.command(epilog="\b\nExample:\n  molquery adapt --curve\n  molquery adapt --pairs 32")
 @click.option(
     "--pairs",
     "n_pairs",

@@ -16,7 +16,7 @@ KINDS = ("ranked", "groups", "survival", "spectrum", "signatures", "map")
 
 
 @click.command(
-    epilog="\b\nExamples:\n  molquery figure ranked --geneset HALLMARK_E2F_TARGETS -o ranked.svg\n"
+    epilog="\b\nExample:\n  molquery figure ranked --geneset HALLMARK_E2F_TARGETS -o ranked.svg\n"
     "  molquery figure survival --geneset HALLMARK_E2F_TARGETS --time os_days --event os_event "
     "-o survival.pdf"
 )

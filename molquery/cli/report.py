@@ -19,7 +19,7 @@ from molquery.cli.render import progress_bar
 
 
 @click.command(
-    epilog="\b\nExamples:\n  molquery report --geneset HALLMARK_INTERFERON_GAMMA_RESPONSE "
+    epilog="\b\nExample:\n  molquery report --geneset HALLMARK_INTERFERON_GAMMA_RESPONSE "
     "--time os_days --event os_event --output ifng.html\n"
     "  molquery report --geneset HALLMARK_E2F_TARGETS --where \"cohort = 'TCGA-LUAD'\" "
     "--outcome stage --outcome rna:CD274 --output e2f.html"

@@ -6,6 +6,7 @@ import io
 import re
 import warnings
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -43,6 +44,15 @@ _LABEL = 48  # characters of a name that a figure shows
 _IDS = re.compile(r'(?<=<g) id="[^"]*"| id="image[0-9a-f]+"')  # nothing refers to these
 _METADATA = re.compile(r"\s*<metadata>.*?</metadata>", re.DOTALL)
 _PATH, _DECIMALS = re.compile(r' d="[^"]*"'), re.compile(r"(\.\d\d)\d+")
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A figure, what it is of (a signature or a cohort), and its caption."""
+
+    of: str
+    figure: Figure
+    caption: str
 
 
 def new_figure(width: float = WIDTH, height: float = HEIGHT) -> Figure:

@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from molquery.errors import InputError, some
 from molquery.figures import scores, signatures, space, survival
+from molquery.figures.style import Drawing
 from molquery.query import calibrate
 from molquery.query.answer import FLOOR
 from molquery.report import answer
 from molquery.report.question import Question
 from molquery.schema import COHORT
 from molquery.vectors import Float, Strings, as_text
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 #: Kinds of figures, and what each shows.
 KINDS: Mapping[str, str] = {
@@ -29,15 +25,6 @@ KINDS: Mapping[str, str] = {
     "signatures": "mean score of other signatures in the strata",
     "map": "the shared space, coloured by score, cohort and modality",
 }
-
-
-@dataclass(frozen=True)
-class Drawing:
-    """A figure, what it is of (a signature or a cohort), and its caption."""
-
-    of: str
-    figure: Figure
-    caption: str
 
 
 def drawings(question: Question, kind: str) -> list[Drawing]:
