@@ -66,8 +66,6 @@ def test_nothing_else_is_in_the_wheel(wheel: set[str]) -> None:
     assert {t for t in tops if not t.endswith(".dist-info")} == {"molquery"}
     strays = [n for n in wheel if n.split("/")[-1].startswith(("test_", "conftest"))]
     assert not [*strays, *(n for n in wheel if n.endswith(".pyc"))]
-        n for n in wheel if n.split("/")[-1].startswith(("test_", "conftest")) or n.endswith(".pyc")
-    ]
     assert any(n.endswith(".dist-info/entry_points.txt") for n in wheel)
 
 
