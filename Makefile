@@ -25,7 +25,7 @@ lint: env
 	$(BIN)/mypy
 
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 # The whole pipeline on a real paired cohort that is not part of the project; see benchmarks/README.md.
 COHORT ?= ../shared/data/tcga_hif
