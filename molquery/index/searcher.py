@@ -28,9 +28,10 @@ from molquery.recipes import Recipe, bad_factory
 from molquery.vectors import Bools, Ints, Matrix
 
 #: Bytes a second, for the plan alone: rows one after the other, and rows picked out.
-_STREAM, _PICK = 25e9, 18e9
+_STREAM, _PICK = 28e9, 24e9
 #: Seconds a row that an index looks at, and a list that it opens.
-_LOOK, _OPEN = 12e-9, 1.5e-6
+_LOOK, _OPEN = 20e-9, 1e-6
+_START = 1e-4  # of a search with an index
 #: Seconds a candidate of a graph takes, with its neighbours.
 _HOP = 6e-6
 #: How many neighbours down the width of a search is measured when an index is built.
@@ -39,7 +40,7 @@ DEPTHS = (10, 100, 1000)
 RECALL = 0.99
 _WIDEST = 2048  # of a graph
 _REACH = 4  # times the lists wanted, in which the allowed rows must be
-_SAMPLE = 65_536  # rows whose lists are known, to judge how a filter falls on the lists
+_SAMPLE = 16_384  # rows whose lists are known, to judge how a filter falls on the lists
 #: Below this share of the rows a graph loses too many of the allowed ones.
 _GRAPH = 0.3
 _TRAIN_PER_LIST = 64
@@ -121,7 +122,7 @@ class Searcher:
         plan = self.plan(k, allowed, queries) if not exactly else None
         if plan is None or plan.way != "index":
             return self._exactly(queries, k, allowed)
-        scores, at = self._approximate(queries, k, allowed, plan)
+        scores, at = self.by_index(queries, k, allowed, plan.width)
         short = (at < 0).sum(axis=1) > max(0, k - (n if allowed is None else int(allowed.sum())))
         if short.any():  # the rows that qualify were not all in reach
             scores[short], at[short] = self._exactly(queries[short], k, allowed)
@@ -146,7 +147,7 @@ class Searcher:
             graph = share >= _GRAPH and seconds < exactly.seconds
             return Plan("index", seconds, wide) if graph else exactly
         lists = self.handle.nlist
-        seconds = width * (_OPEN + n / lists * _LOOK)
+        seconds = _START + width * (_OPEN + n / lists * _LOOK)
         if seconds > exactly.seconds:
             return exactly
         if allowed is None:
@@ -184,11 +185,12 @@ class Searcher:
         scores, at = scan.top(self.vectors, queries, k, allowed)
         return scores, at
 
-    def _approximate(
-        self, queries: Matrix, k: int, allowed: Bools | None, plan: Plan
+    def by_index(
+        self, queries: Matrix, k: int, allowed: Bools | None, width: int
     ) -> tuple[Matrix, Ints]:
+        """As `search`, by the index and nothing else: fewer than k where it finds no more."""
         wanted = min(len(self.vectors), k * self.settings.refine)
-        scores, at = library.search(self.handle, queries, wanted, plan.width, allowed)
+        scores, at = library.search(self.handle, queries, wanted, width, allowed)
         return self._refined(queries, scores, at, k)
 
     def _refined(
@@ -254,7 +256,11 @@ def measured_recall(searcher: Searcher, truth: Vectors, depth: int = 10) -> floa
     queries = np.ascontiguousarray(truth[rows], np.float32)
     k = min(depth + 1, n)
     _, wanted = scan.top(truth, queries, k)
-    _, found = searcher.search(queries, k)
+    width = searcher.settings.widths.get(depth)
+    if width is None or searcher.handle is None:
+        _, found = searcher.search(queries, k)
+    else:
+        _, found = searcher.by_index(queries, k, None, width)
     shared = total = 0
     for own, one, other in zip(rows, wanted, found, strict=True):
         others = one[one != own]
