@@ -35,8 +35,10 @@ from molquery.errors import DatabaseError, FilterError, OutputError, printable
 from molquery.files import put_in_place, sha256_file, temporary_file
 from molquery.filters import check_filter
 from molquery.schema import TableSpec
-from molquery.vectors import Matrix
+from molquery.vectors import Ints, Matrix
 
+#: Rows of a table that are read at a time: with vectors of 512 values 16 MB.
+BATCH = 8_192
 _SIDECARS = "sidecars"
 _drafts = threading.local()
 
@@ -316,6 +318,52 @@ class Database:
         if (order[1:] < order[:-1]).any():  # rows are mostly stored in key order: then no copy
             table = table.take(pa.array(order))
         return table.select(list(dict.fromkeys(columns)))
+
+    def batches(
+        self,
+        spec: TableSpec,
+        columns: Sequence[str],
+        *,
+        rows: Ints | None = None,
+        size: int = BATCH,
+    ) -> Iterator[tuple[Ints, pa.Table]]:
+        """As `read`, some rows at a time: their positions in the order of the key, and the columns.
+
+        Args:
+            rows: ascending positions of the rows that are wanted; all of them when left out.
+
+        Raises:
+            DatabaseError: the table is empty, or its files are damaged.
+        """
+        dataset, entry = self._open(spec)
+        names = list(dict.fromkeys(columns))
+        try:
+            tables.check_columns(self.path, spec, dataset, entry, self._checks, [spec.key, *names])
+            order = self._order(spec)
+            if rows is None and order is None:
+                yield from tables.scan(dataset, names, size)
+                return
+            wanted = np.arange(int(entry["rows"])) if rows is None else rows
+            for start in range(0, len(wanted), size):
+                some = wanted[start : start + size]
+                places = some if order is None else order[some]
+                yield some, tables.take(dataset, names, places)
+        except DatabaseError:
+            self._still_there()
+            raise
+        except tables.ERRORS as error:
+            raise tables.unreadable(self.path, spec, error) from error
+
+    def take(self, spec: TableSpec, columns: Sequence[str], rows: Ints) -> pa.Table:
+        """As `read`, the rows at some ascending positions in the order of the key."""
+        found = [table for _, table in self.batches(spec, columns, rows=rows, size=len(rows) or 1)]
+        return found[0] if found else self.dataset(spec).schema.empty_table().select(list(columns))
+
+    def _order(self, spec: TableSpec) -> Ints | None:
+        """Where the rows lie in the order of the key; None where they are stored in that order."""
+        keys = self.dataset(spec).scanner(columns=[spec.key]).to_table()[spec.key].to_numpy()
+        order = np.argsort(keys, kind="stable")
+        return order if (order[1:] < order[:-1]).any() else None
 
     def matrix(self, spec: TableSpec, column: str) -> Matrix:
         """A vector column as an (n, d) float32 array, rows ordered by the table's key.

@@ -95,16 +95,18 @@ class Engine:
         if self._stored is not None:
             return self._stored
         space = need_space(self.database)
-        found = prepared.compute(self.database, space, self.reference, self._pairs)
+        planned = prepared.plan(self.database, space, self.reference, self._pairs)
+        found = None
         try:
-            prepared.store(self.database, self.space_id, found)
+            prepared.store(self.database, self.space_id, planned)
+            found = prepared.load(self.database, self.space_id)
             shared = schema.shared_column(self.space_id)
             self.database.write_sidecar(SLIDES, [*self.slide_columns, shared])
             self.database.write_sidecar(PROFILES, [*Reference.COLUMNS, shared])
         except (DatabaseError, OutputError):
             self.notices.append("what was computed for this query could not be stored: the next "
                                 "one computes it again")  # fmt: skip
-        return found
+        return found or prepared.aside(self.database, planned)
 
     @property
     def operators(self) -> Mapping[str, Operator]:
@@ -210,8 +212,8 @@ class Engine:
         bounds = calibrate.cohort_bounds(errors, cohorts, groups, level)
         elsewhere = np.nan
         if COHORT_SCHEME in self.operators and method in ("blend", "ridge"):
-            left_out = self.operators[COHORT_SCHEME].apply(measured[:, None])[:, 0]
-            errors = np.abs(truth - left_out[slide])
+            left_out = self.operators[COHORT_SCHEME].apply(measured[:, None], slide)[:, 0]
+            errors = np.abs(truth - left_out)
             worst = calibrate.cohort_bounds(errors, cohorts, groups, level).values()
             elsewhere = max(worst, default=calibrate.conformal_bound(errors, groups, level))
         half = np.full(len(predicted), elsewhere)
@@ -273,7 +275,7 @@ class Engine:
                 rows_of.setdefault(str(key), []).append(j)
         both = [
             (i, j)
-            for i in np.flatnonzero(operator.model >= 0)
+            for i in operator.rows[operator.model >= 0]
             for j in rows_of.get(str(self._pair_keys[i]), [])
         ]
         if not both:  # they were deleted after the space was learned
@@ -301,7 +303,9 @@ class Engine:
         """
         schemes = [s for s in (PATIENT_SCHEME, SITE_SCHEME) if s in self.operators]
         predicted = {
-            scheme: self.pairs.average(methods.predict(self, method, scores[:, :1], sets, scheme))
+            scheme: self.pairs.join(
+                methods.predict(self, method, scores[:, :1], sets, scheme, self.pairs.slide)
+            )
             for scheme in schemes
         }
         found = describe(predicted, self.pairs, scores[:, :1])[0]
