@@ -7,7 +7,7 @@ scores are exact and only who is found is approximate.
 With a filter there are three ways, and `plan` takes the cheapest that keeps the recall: reading the
 allowed rows alone (exact), a filtered search of the index, or a scan of every row (exact). The
 nearest 10 of the allowed rows are, where 1 in 100 is allowed, among the nearest thousand of all. So
-it is measured when an index is built how wide a search finds the nearest 10, 100 and 1,000 (the
+it is measured when an index is built how wide a search finds the nearest 10 to 1,000 (the
 depths), and a filtered search is as wide as its depth needs. A filter can also have to do with the
 query, and allow few of the rows near to it: lists are opened until as many allowed rows are in
 reach as any other filter would leave there, and where that is too far, the answer is exact.
@@ -35,7 +35,7 @@ _START = 1e-4  # of a search with an index
 #: Seconds a candidate of a graph takes, with its neighbours.
 _HOP = 6e-6
 #: How many neighbours down the width of a search is measured when an index is built.
-DEPTHS = (10, 100, 1000)
+DEPTHS = (10, 30, 100, 300, 1000)
 #: Recall that a search is made wide enough for, at every depth.
 RECALL = 0.99
 _WIDEST = 2048  # of a graph
@@ -45,7 +45,7 @@ _SAMPLE = 16_384  # rows whose lists are known, to judge how a filter falls on t
 _GRAPH = 0.3
 _TRAIN_PER_LIST = 64
 _BATCH = 65_536
-_QUERIES = {10: 200, 100: 200, 1000: 50}  # by which recall is measured, at each depth
+_QUERIES = {300: 100, 1000: 50}  # fewer than 200 by which recall is measured, at each depth
 
 Check = Callable[[Ints | None], None]
 
@@ -176,9 +176,7 @@ class Searcher:
         rows = np.arange(0, n, max(1, n // _SAMPLE))
         return rows, library.lists_of(self.handle, n)[rows]
 
-    def _exactly(
-        self, queries: Matrix, k: int, allowed: Bools | None
-    ) -> tuple[Matrix, Ints]:
+    def _exactly(self, queries: Matrix, k: int, allowed: Bools | None) -> tuple[Matrix, Ints]:
         if self.check is not None:
             few = allowed is not None and np.count_nonzero(allowed) < scan.GATHER * len(allowed)
             self.check(np.flatnonzero(allowed) if few and allowed is not None else None)
@@ -193,9 +191,7 @@ class Searcher:
         scores, at = library.search(self.handle, queries, wanted, width, allowed)
         return self._refined(queries, scores, at, k)
 
-    def _refined(
-        self, queries: Matrix, scores: Matrix, at: Ints, k: int
-    ) -> tuple[Matrix, Ints]:
+    def _refined(self, queries: Matrix, scores: Matrix, at: Ints, k: int) -> tuple[Matrix, Ints]:
         """The k best of candidates, scored from the stored vectors where the recipe says so."""
         out = np.full((len(queries), k), -np.inf, np.float32)
         places = np.full((len(queries), k), -1, np.int64)
@@ -213,9 +209,7 @@ class Searcher:
             out[q, : len(chosen)], places[q, : len(chosen)] = values[chosen], mine[chosen]
         return out, places
 
-    def _on_gpu(
-        self, queries: Matrix, k: int, allowed: Bools | None
-    ) -> tuple[Matrix, Ints] | None:
+    def _on_gpu(self, queries: Matrix, k: int, allowed: Bools | None) -> tuple[Matrix, Ints] | None:
         """The answer of the GPU, or None where the CPU must give it."""
         n = len(self.vectors)
         share = 1.0 if allowed is None else np.count_nonzero(allowed) / n
