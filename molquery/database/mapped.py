@@ -1,8 +1,9 @@
 """Arrays in files that are mapped into memory, and checked block by block before they are believed.
 
-A file of arrays is a safetensors file (`drafts`). Beside it stands a file of sums: one xxh3-64 of every 64 KiB. A query that reads a thousand rows of
-a million checks the blocks that hold them and no others, and one that reads everything checks
-everything, at about the speed at which memory is read. Nothing is checked twice by one process.
+A file of arrays is a safetensors file (`drafts`). Beside it stands a file of sums: one xxh3-64 of
+every 64 KiB. A query that reads a thousand rows of a million checks the blocks that hold them and
+no others, and one that reads everything checks everything, at about the speed at which memory is
+read. Nothing is checked twice by one process.
 """
 
 from __future__ import annotations

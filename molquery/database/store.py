@@ -63,6 +63,7 @@ class Database:
         self.path = path
         self._pinned: Manifest | None = None
         self._checks = tables.Checks()
+        self._orders: dict[tuple[str, int], Ints | None] = {}
         self._whole: dict[Path, tuple[tuple[int, int, int], Checked]] = {}
 
     @classmethod
@@ -278,7 +279,7 @@ class Database:
 
     def changed_version(self, spec: TableSpec) -> int:
         """As `vectors_version`, where rows that were added do not count."""
-        entry = self._entry(spec)
+        entry: dict[str, Any] = self._entry(spec)
         return int(entry.get("changed_version", entry["vectors_version"]))
 
     def facts(self, spec: TableSpec) -> dict[str, Any]:
@@ -371,9 +372,12 @@ class Database:
 
     def _order(self, spec: TableSpec) -> Ints | None:
         """Where the rows lie in the order of the key; None where they are stored in that order."""
-        keys = self.dataset(spec).scanner(columns=[spec.key]).to_table()[spec.key].to_numpy()
-        order = np.argsort(keys, kind="stable")
-        return order if (order[1:] < order[:-1]).any() else None
+        at = spec.name, self.version(spec)
+        if at not in self._orders:
+            table = self.dataset(spec).scanner(columns=[spec.key]).to_table()
+            order = np.argsort(table[spec.key].to_numpy(), kind="stable")
+            self._orders[at] = order if (order[1:] < order[:-1]).any() else None
+        return self._orders[at]
 
     def matrix(self, spec: TableSpec, column: str) -> Matrix:
         """A vector column as an (n, d) float32 array, rows ordered by the table's key.

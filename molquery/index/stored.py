@@ -333,12 +333,20 @@ def load(database: Database, key: str, source: Source, *, devices: tuple[int, ..
 
 
 def load_current(
-    database: Database, source: Source, *, devices: tuple[int, ...] = (), approximate: bool = False
+    database: Database,
+    source: Source,
+    *,
+    devices: tuple[int, ...] = (),
+    every_recipe: bool = True,
+    approximate: bool = False,
 ) -> Index:
     """The best usable index of a table.
 
     Exact ones come first up to `EXACT_UP_TO`, the faster of them before; above it, or where it is
     wanted, approximate ones do, the more accurate before.
+
+    Args:
+        devices: GPUs to search on; those of recipes for GPUs alone, unless `every_recipe`.
 
     Raises:
         IndexFileError: there is none, or none can be used; says why.
@@ -362,7 +370,8 @@ def load_current(
     problem = IndexFileError(f"no index of the {source.spec.name} has been built")
     for key, _ in sorted(mine.items(), key=standing):
         try:
-            return load(database, key, source, devices=devices)
+            gpu = every_recipe or mine[key].get("device") == "gpu"
+            return load(database, key, source, devices=devices if gpu else ())
         except IndexFileError as error:
             problem = error
     raise problem
