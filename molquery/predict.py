@@ -60,8 +60,9 @@ LEVEL = 1.0  # prior variance of a cohort's own level
 GRAND = 10.0  # prior variance of the level shared by all cohorts: hardly shrunk
 _NEAR_ROWS = 2_048  # slides whose distances to all training slides are in memory at a time
 NEAREST = 10  # training slides whose mean distance says how near a slide is to them
-#: What stored operators depend on beside the data; the first number counts changes of the formula.
-SETTINGS = (2, NEIGHBOURS, SOFT_SHARE, COMPONENTS, RIDGE, OWN_SLOPE, LEVEL, GRAND)
+#: What stored operators depend on beside the data; the first number counts changes of the
+#: formula and of what is stored.
+SETTINGS = (3, NEIGHBOURS, SOFT_SHARE, COMPONENTS, RIDGE, OWN_SLOPE, LEVEL, GRAND)
 _FEW_SETS = 4  # up to here the weights are used as they are: no matrix, no scipy
 _DENSE_CELLS = 50_000_000  # slides x profiles up to which the weights are held as a dense matrix
 _FEW_COLUMNS = 7  # up to here one sparse product a set is faster than one for all

@@ -432,8 +432,11 @@ def _old_rows(database: Database, source: Source, key: str) -> Ints:
     return np.asarray(at.to_numpy(), dtype=np.int64)
 
 
-def stored_vectors(database: Database, source: Source) -> Matrix | None:
-    """The float32 vectors of a table, mapped and checked, where an exact index holds them."""
+def stored_vectors(database: Database, source: Source, rows: Ints | None = None) -> Matrix | None:
+    """The float32 vectors of a table, checked, where an exact index holds them as they are now.
+
+    They are mapped; of `rows` it is a copy, and no others are read.
+    """
     key = index_key(source.space["name"], source.spec, "flat")
     entry = database.manifest()["indexes"].get(key)
     if entry is None or why_stale(database, entry, database.manifest()) is not None:
@@ -442,10 +445,10 @@ def stored_vectors(database: Database, source: Source) -> Matrix | None:
         return None
     try:
         vectors, check = _vectors(database, key)
-        check(None)
+        check(rows)
     except (DatabaseError, IndexFileError):
         return None
-    return vectors
+    return vectors if rows is None else np.asarray(vectors[rows])
 
 
 def why_stale(database: Database, entry: dict[str, Any], manifest: dict[str, Any]) -> str | None:

@@ -351,6 +351,12 @@ class Engine:
         held = index.stored_vectors(self.database, self._sources[spec.name])
         return self._read_shared(spec) if held is None else held
 
+    def shared_rows(self, spec: schema.TableSpec, rows: Ints) -> Matrix:
+        """(n_rows, dim) shared vectors of some rows, by ascending position."""
+        held = index.stored_vectors(self.database, self._sources[spec.name], rows)
+        found = self._read_shared(spec, rows) if held is None else held
+        return np.ascontiguousarray(found[:, : self.facts["dim"]])
+
     def _read_shared(self, spec: schema.TableSpec, rows: Ints | None = None) -> Matrix:
         column = schema.shared_column(self.space_id)
         if rows is None:

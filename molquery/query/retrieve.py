@@ -162,9 +162,10 @@ def _queries(
     hits = [name for name, rows in found.items() if len(rows)]
     if len(hits) == 1:
         spec = TABLES[hits[0]]
-        _, patients, _, vectors = _targets(engine, spec)
+        _, patients, _ = _targets(engine, spec)
         row = int(found[spec.name][0])
-        return _Queries(spec, (query,), (str(patients[row]),), vectors[[row]], known=True)
+        vector = engine.shared_rows(spec, np.array([row]))
+        return _Queries(spec, (query,), (str(patients[row]),), vector, known=True)
     if len(hits) == 2:
         raise InputError(
             f"{query} is the id of a slide and of a profile",
