@@ -21,6 +21,7 @@ from molquery.genesets.scoring import GeneSet
 from molquery.predict import COHORT_SCHEME, PATIENT_SCHEME, SITE_SCHEME, Operator
 from molquery.query import calibrate, methods, prepared
 from molquery.query.prepared import Prepared
+from molquery.recipes import load_recipe
 from molquery.records import Predictability, Provenance
 from molquery.reference import DEFAULT_SCORING, Reference
 from molquery.schema import PROFILES, SLIDES
@@ -106,6 +107,8 @@ class Engine:
             found = prepared.load(self.database, self.space_id)
             self.database.write_sidecar(SLIDES, self.slide_columns)
             self.database.write_sidecar(PROFILES, Reference.COLUMNS)
+            for source in self._sources.values():
+                index.build(self.database, source, load_recipe("flat"))
         except (DatabaseError, OutputError):
             self.notices.append("what was computed for this query could not be stored: the next "
                                 "one computes it again")  # fmt: skip
