@@ -131,7 +131,7 @@ def test_a_filter_loses_no_answers(
             wanted = brute_force(points(), queries, k, mask)
             assert share_found(wanted, found) >= (1.0 if name == "flat" else 0.97)
             exactly = searchers[name][0].search(queries, k, mask, exactly=True)[1]
-            if name != "flat16":
+            if name != "flat16" and k <= 10:
                 assert exactly[:, :kept].tolist() == wanted
 
 
@@ -271,7 +271,7 @@ def test_a_changed_block_is_found_when_it_is_read(aligned_copy: Path) -> None:
     key = index.index_key(DEFAULT_SPACE, SLIDES, "flat")
     file = aligned_copy / database.manifest()["indexes"][key]["file"]
     with file.open("r+b") as stream:
-        stream.seek(-1000, 2)
+        stream.seek(3_000_000)
         byte = stream.read(1)
         stream.seek(-1, 1)
         stream.write(bytes([byte[0] ^ 1]))
@@ -480,7 +480,7 @@ def test_ill_described_recipes_are_refused(tmp_path: Path, text: str, said: str)
 
 def test_a_factory_that_faiss_does_not_take_is_named(aligned_copy: Path) -> None:
     engine = Engine(Database.open(aligned_copy))
-    with pytest.raises(IndexFileError, match="auto, one of flat.*ivf"):
+    with pytest.raises(IndexFileError, match=r"auto, one of flat.*ivf"):
         load_recipe("hsnw")
     for recipe, said in (
         (Recipe("odd", "NoSuchIndex77"), "does not take factory = 'NoSuchIndex77'"),

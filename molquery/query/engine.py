@@ -385,6 +385,10 @@ class Engine:
         """The rows of a table that indexes are built over."""
         return self._sources[spec.name]
 
+    def forget_indexes(self) -> None:
+        """Load indexes anew when they are next asked for: others have been built."""
+        self._indexes.clear()
+
     def index(
         self, spec: schema.TableSpec, *, device: str = "auto", approximate: bool = False
     ) -> Index:
