@@ -277,10 +277,9 @@ class Database:
         """The database version at which what derived files depend on last changed."""
         return int(self._entry(spec)["vectors_version"])
 
-    def changed_version(self, spec: TableSpec) -> int:
-        """As `vectors_version`, where rows that were added do not count."""
-        entry: dict[str, Any] = self._entry(spec)
-        return int(entry.get("changed_version", entry["vectors_version"]))
+    def grown_from(self, spec: TableSpec) -> list[int]:
+        """The `vectors_version`s since which rows were added, and nothing else has changed."""
+        return [int(version) for version in self._entry(spec).get("grown_from", [])]
 
     def facts(self, spec: TableSpec) -> dict[str, Any]:
         """What holds for every row: encoder, kind, dim of slides; genes, scale of profiles."""
@@ -741,8 +740,11 @@ class Database:
         now = draft["version"] + 1
         before = old.get("vectors_version", now)
         entry["vectors_version"] = now if vectors_changed else before
-        kept = only_added or not vectors_changed
-        entry["changed_version"] = old.get("changed_version", before) if kept else now
+        grown = [
+            *old.get("grown_from", []),
+            *([before] if vectors_changed and before < now else []),
+        ]
+        entry["grown_from"] = grown if only_added or not vectors_changed else []
         draft["tables"][spec.name] = entry
         self._tell(told)
 
