@@ -96,11 +96,21 @@ def testing_options(function: F) -> F:
 
 
 def command_line(ctx: click.Context) -> str:
-    """The command that was typed, ready to type again; a database named elsewhere is added."""
+    """The command that was typed, ready to type again; a database named elsewhere is added.
+
+    One line for each option, so that no line is broken where it is shown.
+    """
     words = sys.argv[1:]
     if not any(w == "--db" or w.startswith("--db=") for w in words):
         words = ["--db", str(database_path(ctx)), *words]
-    return shlex.join(["molquery", *words])
+    at = words.index(str(ctx.info_name)) if ctx.info_name in words else 0
+    lines = [shlex.join(["molquery", *words[: at + 1]])]
+    for word in words[at + 1 :]:
+        if word.startswith("-"):
+            lines.append(f"  {shlex.quote(word)}")
+        else:
+            lines[-1] += f" {shlex.quote(word)}"
+    return " \\\n".join(lines)
 
 
 def asked(
