@@ -3,20 +3,16 @@
 import csv
 import dataclasses
 import json
-import shutil
 
 import numpy as np
-import pyarrow as pa
 import pytest
 from conftest import SEEN, UNSEEN
-from pyarrow import parquet
 from scipy import stats
 
 from molquery.database import Database
 from molquery.errors import ColumnError, InputError, MismatchError
 from molquery.export.cutfile import read_cuts, to_toml, write_cuts
 from molquery.genesets import collections
-from molquery.ingest import ingest_metadata
 from molquery.query.engine import Engine
 from molquery.query.strata import HARDLY, NEAR, UNLIKE, stratify_cohort
 from molquery.query.tested import Outcomes
@@ -28,33 +24,6 @@ IFNG, E2F, HYPOXIA = SEEN
 
 def found(name):
     return collections.find(name)
-
-
-@pytest.fixture(scope="module")
-def clinical(aligned, archive, tmp_path_factory):
-    """The aligned database with survival that the first pathway drives, and columns of noise."""
-    path = tmp_path_factory.mktemp("strata") / "toy.mq"
-    shutil.copytree(aligned, path)
-    rng = np.random.default_rng(11)
-    active, n = archive.activity[:, 0], len(archive.patients)
-    death = rng.exponential(800 / np.exp(1.2 * (active - active.mean())))
-    lost = rng.exponential(1500, n)
-    table = pa.table({
-        "patient_id": archive.patients.tolist(),
-        "os_days": np.where(rng.random(n) < 0.03, np.nan, np.ceil(np.minimum(death, lost))),
-        "OS_STATUS": np.where(death <= lost, "1:DECEASED", "0:LIVING").tolist(),
-        "follow_up": np.ceil(np.minimum(death, lost)) - 20,
-        "same": ["Alive"] * n,
-        "code": (1 + (death <= lost)).astype(np.int64),
-        "odd": rng.choice(["A", "B"], n).tolist(),
-        "area": rng.uniform(1, 9, n),
-        "activity": active,
-        "grade": rng.integers(1, 4, n),
-    })  # fmt: skip
-    file = path.parent / "clinical.parquet"
-    parquet.write_table(table, file)
-    ingest_metadata(Database.open(path), [file], on="patient_id")
-    return path
 
 
 @pytest.fixture(scope="module")
