@@ -77,9 +77,12 @@ def output_options(function: F, *more: str) -> F:
     for option in (
         click.option("--overwrite", is_flag=True, help="Replace the output file if it exists."),
         click.option(
-            "--output", "-o", type=click.Path(path_type=Path), callback=_output_file,
+            "--output",
+            "-o",
+            type=click.Path(path_type=Path),
+            callback=_output_file,
             help="Write to a file, not stdout.",
-        ),  # fmt: skip
+        ),
         click.option(
             "--format",
             "format_",
