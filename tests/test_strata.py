@@ -14,7 +14,7 @@ from molquery.errors import ColumnError, InputError, MismatchError
 from molquery.export.cutfile import read_cuts, to_toml, write_cuts
 from molquery.genesets import collections
 from molquery.query.engine import Engine
-from molquery.query.strata import HARDLY, NEAR, UNLIKE, stratify_cohort
+from molquery.query.strata import HARDLY, NEAR, POOLED_CUT, UNLIKE, stratify_cohort
 from molquery.query.tested import Outcomes
 from molquery.records import Signature
 from molquery.stratify import READY_RULES, fit_cuts, parse_rule
@@ -194,6 +194,23 @@ def test_a_cut_file_gives_the_same_strata_and_fits_nothing(engine, tmp_path):
     ]
     own = stratify_cohort(engine, found(IFNG), by="patient", within="cohort", where=some)
     assert own.cut.points != strata.cut.points
+
+
+def test_pooled_cuts_say_so_and_cuts_fitted_elsewhere_too(engine, tmp_path):
+    within = stratify_cohort(engine, found(IFNG), within="cohort")
+    pooled = stratify_cohort(engine, found(IFNG))
+    assert POOLED_CUT in pooled.notes
+    assert POOLED_CUT not in within.notes
+    one = stratify_cohort(engine, found(IFNG), where="cohort = 'COHORT-A'")
+    assert POOLED_CUT not in one.notes
+    write_cuts(one.cuts, tmp_path / "a.toml")
+    cuts = read_cuts(tmp_path / "a.toml")
+    assert cuts.made["cohorts"] == ["COHORT-A"]
+    there = stratify_cohort(engine, cuts=cuts, where="cohort = 'COHORT-B'")
+    assert any("fitted in COHORT-A, not in COHORT-B" in note for note in there.notes)
+    assert there.cut.points == one.cut.points
+    here = stratify_cohort(engine, cuts=cuts, where="cohort = 'COHORT-A'")
+    assert not any("were fitted in" in note for note in here.notes)
 
 
 def test_a_cut_file_holds_rules_weights_and_odd_names(engine, tmp_path):
@@ -380,6 +397,7 @@ def test_the_command_writes_strata_cuts_and_tests(cli, clinical, tmp_path):
     assert "2 is an event" in result.err
     assert "R's survival package" in result.err
     assert "exploratory" in result.err
+    assert "events" in result.err.partition("Tests of the strata")[2].splitlines()[1]
     rows = list(csv.DictReader(tests.open(encoding="utf-8"), delimiter="\t"))
     assert {row["cohort"] for row in rows} == {"COHORT-A", "COHORT-B", "COHORT-C"}
     assert any("adjusted for age" in row["test"] for row in rows)
