@@ -21,7 +21,7 @@ _STYLE = """
 * { box-sizing: border-box; }
 body { font: 16px/1.55 system-ui, "Segoe UI", "Helvetica Neue", Arial, sans-serif;
   color: var(--ink); background: #fff; max-width: 60rem; margin: 2rem auto; padding: 0 1.25rem; }
-h1 { font-size: 1.75rem; line-height: 1.2; margin: 0 0 .25rem; }
+h1 { font-size: 1.75rem; line-height: 1.2; margin: 0 0 .25rem; overflow-wrap: anywhere; }
 h2 { font-size: 1.25rem; margin: 2.25rem 0 .5rem; border-bottom: 1px solid var(--line); }
 h3 { font-size: 1.05rem; margin: 1.5rem 0 .25rem; }
 p { margin: .5rem 0; max-width: 46rem; }

@@ -56,7 +56,8 @@ def cutting_options(function: F) -> F:
                      help="Apply cut points saved before, unchanged."),
         click.option("--min-confidence", type=click.FloatRange(0, 1, max_open=True),
                      help="Call a row uncertain when the measured score lies on the same side of "
-                     "the nearest cut with less probability.  [default: 0.6]"),
+                     "the nearest cut with less probability; 0.95 is about when its 90 % interval "
+                     "reaches a cut.  [default: 0.6]"),
         click.option("--weight", metavar="COLUMN",
                      help="Average the slides of a patient weighted by a column, such as area."),
         click.option("--slides", type=click.Choice(["mean", "max"]),

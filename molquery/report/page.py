@@ -42,7 +42,7 @@ def page(question: Question, *, command: str = "", progress: Tell | None = None)
     if strata.associations is not None:
         out.caution(f"{WARNING[0].upper()}{WARNING[1:]}.")
     if POOLED_CUT in strata.notes:
-        out.caution(f"{POOLED_CUT[0].upper()}{POOLED_CUT[1:]}.")
+        out.caution(f"{POOLED_CUT[0].upper()}{POOLED_CUT[1:].partition(';')[0]}.")
     if unseen := [c.cohort for c in q.cohorts if not c.seen]:
         out.caution(answer.unseen_sentence(unseen))
     steps = iter(range(1, 8))
@@ -230,7 +230,8 @@ def _top_table(out: Page, q: Question) -> None:
         [[ids[i], cohorts[i], float(part.score[i]), float(part.low[i]), float(part.high[i]),
           float(standard[i]), call[i], basis[i]] for i in order],
         f"{part.signature.name}, ranked "
-        + ("by standard deviations within the cohort" if apart else "over all cohorts"),
+        + ("by standard deviations within the cohort" if apart
+           else "over all cohorts" if len(q.cohorts) > 1 else "by score"),
     )  # fmt: skip
 
 
