@@ -239,11 +239,13 @@ def _stream_slides(
     table. The write lock is held from the first batch on.
     """
     tally = _Tally()
-    first = next(part for part in parts if tally.skip(part) or part.ids)
+    while not (first := next(parts)).ids:
+        tally.skip(first)
+    tally.skip(first)
     encoder = _one_encoder([first], encoder)
     kind = encoder_kind(encoder, kind)
     facts = {"encoder": encoder, "kind": kind, "dim": first.vectors.shape[1]}
-    with database.writing(f"ingest {SLIDES.name}"):
+    with database.writing(f"ingest {SLIDES.name}") as draft:
         _check_facts(database, SLIDES, facts)
         space = current_space(database)
         old: dict[str, str] = {}
@@ -261,8 +263,6 @@ def _stream_slides(
                 if not part.ids:
                     continue
                 rows, hashes = _prepared(part, kind, skip_invalid, tally)
-                if appender is None:
-                    appender = stack.enter_context(database.appending(SLIDES, told, facts))
                 keys = rows[SLIDES.key].to_pylist() if old else []
                 there = np.array([key in old for key in keys], dtype=bool)
                 if there.any():
@@ -276,9 +276,13 @@ def _stream_slides(
                     rows = rows.filter(pa.array(~there))
                 if len(rows):
                     _same_columns(rows.schema, told, part.source)
+                    if appender is None:
+                        appender = stack.enter_context(database.appending(SLIDES, told, facts))
                     appender.put(_project(rows, SLIDES, space))
                     tally.inserted += len(rows)
         tally.count(_update(database, changed, space, facts))
+        if tally.inserted or tally.updated:
+            draft["details"] = f"{tally.inserted} slides inserted, {tally.updated} updated"
     return IngestReport(
         table=SLIDES.name,
         inserted=tally.inserted,
