@@ -304,11 +304,7 @@ class Engine:
         pair_on = as_text(self._texts[self.facts["settings"]["pair_on"]])[known]
         keyed = pair_keys(self.slide_ids[known].tolist(), pair_on.tolist())
         key_of = dict(zip(known.tolist(), keyed, strict=True))
-        both = [
-            (i, j)
-            for i in known
-            for j in rows_of.get(key_of[i], [])
-        ]
+        both = [(i, j) for i in known for j in rows_of.get(key_of[i], [])]
         if not both:  # they were deleted after the space was learned
             raise NotReadyError(
                 f"no slide of {self.database.path} has a profile of its own patient any more: "
