@@ -82,7 +82,7 @@ DAMAGE = {
     "manifest.json": ("manifest", "error", True),
     "versions/000004.json": ("versions", "warning", True),
     "versions/000002.json": ("versions", "warning", False),
-    "indexes/*-slides-*.faiss": ("indexes", "warning", True),
+    "indexes/*-slides-flat-*": ("indexes", "warning", True),
     "indexes/slides-*.arrow": ("sidecars", "warning", True),
     "indexes/predictions-*": ("predictions", "warning", True),
     "spaces/*/*/heads.safetensors": ("space", "error", False),
@@ -316,7 +316,7 @@ def test_the_command(cli: Cli, aligned_copy: Path) -> None:
     assert (sound.code, sound.out.splitlines()) == (0, ["severity\tcheck\twhat\tremedy"])
     assert "faiss: faiss-cpu" in sound.err
     assert len(cli("--db", aligned_copy, "doctor", "--all").out.splitlines()) > 10
-    flip(next(aligned_copy.glob("indexes/*-slides-*.faiss")))
+    flip(next(aligned_copy.glob("indexes/*-slides-flat-*")))
     found = cli("--db", aligned_copy, "doctor", "--format", "json")
     assert found.code == 1
     document = json.loads(found.out)
