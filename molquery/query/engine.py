@@ -300,19 +300,11 @@ class Engine:
         for j, key in enumerate(pair_keys(self.reference.ids.tolist(), keys.tolist())):
             if key:
                 rows_of.setdefault(key, []).append(j)
-<<<<<<< HEAD
         known = operator.rows[operator.model >= 0]
         pair_on = as_text(self._texts[self.facts["settings"]["pair_on"]])[known]
         keyed = pair_keys(self.slide_ids[known].tolist(), pair_on.tolist())
         key_of = dict(zip(known.tolist(), keyed, strict=True))
         both = [(i, j) for i in known for j in rows_of.get(key_of[i], [])]
-=======
-        both = [
-            (i, j)
-            for i in operator.rows[operator.model >= 0]
-            for j in rows_of.get(self._pair_keys[i], [])
-        ]
->>>>>>> stream
         if not both:  # they were deleted after the space was learned
             raise NotReadyError(
                 f"no slide of {self.database.path} has a profile of its own patient any more: "
