@@ -80,7 +80,10 @@ def build(
     }
 
     def write(path: Path) -> None:
-        faiss.write_index(handle, str(path))
+        try:
+            faiss.write_index(handle, str(path))
+        except RuntimeError as error:  # a full disk; its text is in brackets at the end
+            raise OSError(str(error).rpartition("(")[2].rstrip(")\n")) from error
 
     return database.store_derived("indexes", key, entry, f"{key}.faiss", write)
 
