@@ -1,7 +1,7 @@
 """Metadata columns under names and in types that a table of the database can hold.
 
-Names lose the characters that Lance keeps for itself; what has no type of its own in a filter
-becomes a number or text. Whatever is changed or left out is said.
+Names lose the characters that Lance keeps for itself, and those that cannot be seen; what has no
+type of its own in a filter becomes a number or text. Whatever is changed or left out is said.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def storable(table: pa.Table, *, keep: Sequence[str] = ()) -> tuple[pa.Table, li
 
 
 def _name(name: str) -> str:
-    name = name.translate(_PATH_MARKS)
+    name = "".join(c if c.isprintable() else "_" for c in name.translate(_PATH_MARKS))
     return name.removeprefix("_") if name.startswith(_OWN) else name
 
 
