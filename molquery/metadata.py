@@ -7,17 +7,21 @@ type of its own in a filter becomes a number or text. Whatever is changed or lef
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import pyarrow as pa
 
 from molquery import schema
-from molquery.errors import ColumnError, some
+from molquery.errors import ColumnError, InputError, printable, some
 
 #: Lance parses these as paths into a column, and refuses or loses the column.
 _PATH_MARKS = str.maketrans({".": "_", "`": "_"})
 #: Lance's own columns (`_rowid`, `_rowaddr` …) begin so; a table with one can no longer be read.
 _OWN = "_row"
+#: Characters of an id, patient, cohort or site: queries hold columns as wide as the widest.
+LONGEST_ID = 500
+#: Characters of any other text.
+LONGEST_TEXT = 100_000
 
 
 def storable(table: pa.Table, *, keep: Sequence[str] = ()) -> tuple[pa.Table, list[str]]:
@@ -27,7 +31,7 @@ def storable(table: pa.Table, *, keep: Sequence[str] = ()) -> tuple[pa.Table, li
         keep: columns that the caller takes out again, whatever they are called.
 
     Raises:
-        ColumnError: two columns would have one name.
+        ColumnError: two columns would have one name, or a text is longer than `LONGEST_TEXT`.
     """
     notes: list[str] = []
     taken = [c for c in table.schema.names if schema.is_internal(c) and c not in keep]
@@ -46,10 +50,33 @@ def storable(table: pa.Table, *, keep: Sequence[str] = ()) -> tuple[pa.Table, li
         fit = _fitting(column)
         if fit.type != column.type and not pa.types.is_null(column.type):
             converted.append(f"{name} ({column.type})")
+        if pa.types.is_string(fit.type) and name not in keep:
+            longest = max((len(v) for v in fit.to_pylist() if v is not None), default=0)
+            if longest > LONGEST_TEXT:
+                raise ColumnError(
+                    f"column {name} holds a text that is too long",
+                    found=f"{longest:,} characters, at most {LONGEST_TEXT:,}",
+                    hint="take the column out of the file",
+                )
         columns.append(fit)
     if converted:
         notes.append(f"columns kept as numbers or text: {some(converted)}")
     return pa.table(columns, names=names) if names else table, notes
+
+
+def check_ids(what: str, values: Iterable[str | None]) -> None:
+    """Refuse ids, or names of groups, that are too long to be any.
+
+    Raises:
+        InputError: one is.
+    """
+    if long := [v for v in values if v is not None and len(v) > LONGEST_ID]:
+        longest = max(map(len, long))
+        raise InputError(
+            f"{len(long)} values of {what} are too long",
+            found=f"{printable(long[0], 60)}: up to {longest:,} characters, at most {LONGEST_ID}",
+            hint="is it the right column? --id COLUMN names another one",
+        )
 
 
 def _name(name: str) -> str:

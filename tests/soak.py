@@ -475,7 +475,8 @@ def small_disk(scratch: Path, megabytes: int = 64) -> Iterator[Path]:
 
 #: What writers do beside ingesting.
 OTHER_WRITES = (
-    ["align", "--method", "cca"], ["index", "build"], ["compact", "--keep", "3", "--yes"], ["compact"],
+    ["align", "--method", "cca"], ["index", "build"], ["compact"],
+    ["compact", "--keep", "3", "--yes"],
 )  # fmt: skip
 
 
