@@ -53,12 +53,18 @@ PIECES = (
 FILTERS = (
     "cohort = 'C0'", "age > 50", "slide_id LIKE '%1%'", "cohort IN ('C0', 'C1')", "true", "false",
     "age IS NULL", "NOT (age < 3)", "age / 0 = 1", "repeat(slide_id, 1000000000) = 'a'",
-    "cast(age AS string) = '5'", "vector IS NOT NULL", "slide_id = (SELECT 1)",
+    "cast(age AS string) = '5'", "vector IS NOT NULL", "slide_id = (SELECT 1)", "slide_id = $1",
+    "? = slide_id", "lpad(slide_id, 2000000000) = ''", "1 = " + "1 + " * 20_000 + "1",
+    "slide_id = " + "'a' || " * 9_000 + "'b'", "cohort" + " IS NULL" * 9_000, "(" * 9_000 + "true",
+    "CAST(" * 6_000 + "1" + " AS INT)" * 6_000 + " = 1", " OR ".join(["age = 1"] * 9_000),
+    "array_length(range(0, 10000000000)) > 1", "site IN (" + ",".join(["'a'"] * 9_000) + ")",
 )  # fmt: skip
 
 
 def text(chance: random.Random, most: int = 4) -> str:
-    """Some pieces side by side."""
+    """Some pieces side by side; rarely ten million characters."""
+    if most == 4 and chance.random() < 0.002:
+        return chance.choice(PIECES[:5]) * 2_000_000
     return "".join(chance.choice(PIECES) for _ in range(chance.randint(1, most)))
 
 
