@@ -44,6 +44,8 @@ from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+# It is imported before the fork, and used only after it.
+os.environ.setdefault("PYTHONWARNINGS", "ignore:lance is not fork-safe")
 
 import numpy as np
 import pyarrow as pa
@@ -64,7 +66,12 @@ CONFLICTS = (
     "has changed while",
 )
 _SPAWN = multiprocessing.get_context("forkserver")
-_SPAWN.set_forkserver_preload(["numpy", "pyarrow", "scipy.linalg", "molquery.cli.main", "faiss"])
+#: Commands start warm: from a process that has imported these, and has never run any of it.
+_SPAWN.set_forkserver_preload([
+    "__main__", "numpy", "pyarrow", "scipy.linalg", "molquery.cli.main", "faiss", "lance", "anndata",
+    "molquery.align.train", "molquery.ingest", "molquery.doctor", "molquery.export.archive",
+    "molquery.query.search", "molquery.query.strata", "molquery.query.indexes",
+])  # fmt: skip
 
 
 # Running commands --------------------------------------------------------------------------------
