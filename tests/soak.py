@@ -68,8 +68,9 @@ CONFLICTS = (
 _SPAWN = multiprocessing.get_context("forkserver")
 #: Commands start warm: from a process that has imported these, and has never run any of it.
 _SPAWN.set_forkserver_preload([
-    "__main__", "numpy", "pyarrow", "scipy.linalg", "molquery.cli.main", "faiss", "lance", "anndata",
-    "molquery.align.train", "molquery.ingest", "molquery.doctor", "molquery.export.archive",
+    "__main__", "numpy", "pyarrow", "scipy.linalg", "faiss", "lance", "anndata",
+    "molquery.cli.main", "molquery.align.train", "molquery.ingest", "molquery.doctor",
+    "molquery.export.archive",
     "molquery.query.search", "molquery.query.strata", "molquery.query.indexes",
 ])  # fmt: skip
 
