@@ -1,14 +1,15 @@
 """Short, seeded forms of what `make soak` does at length; and that the same gives the same."""
 
 import os
-import random
 import subprocess
 import sys
 from pathlib import Path
 
 import hostile
+import pyarrow as pa
 import pytest
 import soak
+from pyarrow import parquet
 
 from molquery import synth
 from molquery.errors import FilterError
@@ -24,11 +25,80 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[soak.Scene], 
 def test_whatever_is_killed_nothing_is_lost_and_the_next_run_ends(
     scenes: tuple[list[soak.Scene], Path],
 ) -> None:
-    tally, chance = soak.Tally(), random.Random(5)
-    for scene in scenes[0]:
-        soak.fault(scene, scenes[1], chance, tally)
-    assert tally.faults == tally.reruns == len(scenes[0]) == 9
-    assert tally.killed >= 5, "nothing was killed: the harness tests nothing"
+    tally = soak.faults("kill", len(scenes[0]), 5, scenes[1], scenes[0])
+    assert tally.faults == tally.reruns == len(scenes[0]) == 16
+    assert tally.hit >= 6, "nothing was killed: the harness tests nothing"
+
+
+def test_ctrl_c_leaves_a_whole_database(scenes: tuple[list[soak.Scene], Path]) -> None:
+    long = [s for s in scenes[0] if s.name in ("ingest profiles", "align half", "export")]
+    tally = soak.faults("interrupt", len(long), 3, scenes[1], long)
+    assert tally.faults == tally.reruns == 3
+    assert tally.hit, "nothing was interrupted"
+
+
+#: On a small disk of its own: commands with too little room change nothing and say why.
+DISK = """
+import shutil, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[3])
+import soak
+from conftest import tree_hash
+from molquery import history
+from molquery.database import Database
+from molquery.errors import MolqueryError
+from molquery.ingest import ingest_slides
+from molquery.query.engine import Engine
+from molquery.query.indexes import build_indexes
+from molquery.readers import Options
+from molquery.recipes import load_recipe
+
+def ingest(database):
+    ingest_slides(database, [Path(sys.argv[4])], options=Options(), encoder="toy-encoder")
+
+commands = {
+    "ingest": ingest,
+    "index": lambda database: build_indexes(Engine(database), load_recipe("flat")),
+    "restore": lambda database: history.restore(database, 2),
+    "compact": lambda database: history.compact(database, keep=1),
+    "tag": lambda database: history.tag(database, "x"),
+}
+with soak.small_disk(Path(sys.argv[2])) as disk:
+    for name, command in commands.items():
+        for room in (0, 5_000, 9_000, 20_000, 41_000):
+            path = soak.copy(Path(sys.argv[1]), disk / "db")
+            (path / "indexes").mkdir(exist_ok=True)
+            before = tree_hash(path)
+            with soak.filled(disk, room):
+                try:
+                    command(Database.open(path))
+                    print(name, room, "done")
+                except MolqueryError as error:
+                    assert "No space left" in str(error), str(error)
+                    (path / ".lock").unlink(missing_ok=True)
+                    assert tree_hash(path) == before, f"{name} with {room} bytes: {error}"
+                    print(name, room, "refused")
+"""
+
+
+def test_a_full_disk_changes_nothing(aligned: Path, archive: synth.Archive, tmp_path: Path) -> None:
+    alone = ["unshare", "-Urm"]
+    try:
+        subprocess.run([*alone, "mount", "-t", "tmpfs", "none", tmp_path], check=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("no right to mount a file system")
+    new = pa.table({"slide_id": [f"n{i}" for i in range(100)],
+                    "features": list(archive.embeddings[:100])})  # fmt: skip
+    parquet.write_table(new, tmp_path / "new.parquet")
+    words = [sys.executable, "-c", DISK, aligned, tmp_path, Path(__file__).parent,
+             tmp_path / "new.parquet"]  # fmt: skip
+    done = subprocess.run([*alone, *words], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    said = [line.split() for line in done.stdout.splitlines()]
+    assert len(said) == 25
+    assert {name for name, _, end in said if end == "refused"} == {
+        "ingest", "index", "restore", "compact", "tag"
+    }  # fmt: skip
 
 
 def test_writers_and_readers_at_once(scenes: tuple[list[soak.Scene], Path]) -> None:
@@ -48,7 +118,11 @@ def test_hostile_input_is_answered_with_a_message(aligned: Path, tmp_path: Path)
 
 @pytest.mark.parametrize(
     "where",
-    ["true; drop table slides", "true -- and age > 60", "true /* and age > 60 */", " ",
+    ["slide_id = $1", "? = 1", "lpad(slide_id, 2000000000) = ''", "1 = " + "1 + " * 600 + "1",
+     "site = " + "'a' || " * 600 + "'b'", "site" + " IS NULL" * 600, "(" * 60 + "true" + ")" * 60,
+     "CAST(" * 60 + "1" + " AS INT)" * 60 + " = 1", "array_length(range(0, 10000000000)) > 1",
+     "replace(replace(site, 'a', 'aaaa'), 'a', 'aaaa') = ''",
+     "true; drop table slides", "true -- and age > 60", "true /* and age > 60 */", " ",
      "random() < 0.5", "recruited < now ()", "age > 60" + " " * LONGEST],
 )  # fmt: skip
 def test_a_filter_that_hides_something_is_refused(where: str) -> None:
@@ -57,7 +131,16 @@ def test_a_filter_that_hides_something_is_refused(where: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "where", ["site = 'a;b'", "note = 'it''s -- fine'", '"random" = 1', "`a;b` < 2", "a - -1 > 0"]
+    "where",
+    [
+        "site = 'a;b'",
+        "note = 'it''s -- fine'",
+        '"random" = 1',
+        "`a;b` < 2",
+        "a - -1 > 0",
+        "site IN (" + ", ".join(["'a?'"] * 9_000) + ")",
+        " OR ".join(["age = 1"] * 240),
+    ],
 )
 def test_quoted_text_is_text(where: str) -> None:
     check_filter(where)
