@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 import pyarrow as pa
 
 from molquery import schema
-from molquery.errors import ColumnError, InputError, printable, some
+from molquery.errors import ColumnError, printable, some
 
 #: Lance parses these as paths into a column, and refuses or loses the column.
 _PATH_MARKS = str.maketrans({".": "_", "`": "_"})
@@ -31,7 +31,7 @@ def storable(table: pa.Table, *, keep: Sequence[str] = ()) -> tuple[pa.Table, li
         keep: columns that the caller takes out again, whatever they are called.
 
     Raises:
-        ColumnError: two columns would have one name, or a text is longer than `LONGEST_TEXT`.
+        ColumnError: two columns would have one name, or hold a text that `check_text` refuses.
     """
     notes: list[str] = []
     taken = [c for c in table.schema.names if schema.is_internal(c) and c not in keep]
@@ -51,32 +51,27 @@ def storable(table: pa.Table, *, keep: Sequence[str] = ()) -> tuple[pa.Table, li
         if fit.type != column.type and not pa.types.is_null(column.type):
             converted.append(f"{name} ({column.type})")
         if pa.types.is_string(fit.type) and name not in keep:
-            longest = max((len(v) for v in fit.to_pylist() if v is not None), default=0)
-            if longest > LONGEST_TEXT:
-                raise ColumnError(
-                    f"column {name} holds a text that is too long",
-                    found=f"{longest:,} characters, at most {LONGEST_TEXT:,}",
-                    hint="take the column out of the file",
-                )
+            check_text(f"column {name}", fit.to_pylist(), LONGEST_TEXT)
         columns.append(fit)
     if converted:
         notes.append(f"columns kept as numbers or text: {some(converted)}")
     return pa.table(columns, names=names) if names else table, notes
 
 
-def check_ids(what: str, values: Iterable[str | None]) -> None:
-    """Refuse ids, or names of groups, that are too long to be any.
+def check_text(what: str, values: Iterable[str | None], longest: int = LONGEST_ID) -> None:
+    """Refuse text that is too long, or holds a NUL, at which other programs would cut it.
 
     Raises:
-        InputError: one is.
+        ColumnError: one of the values is, or does.
     """
-    if long := [v for v in values if v is not None and len(v) > LONGEST_ID]:
-        longest = max(map(len, long))
-        raise InputError(
-            f"{len(long)} values of {what} are too long",
-            found=f"{printable(long[0], 60)}: up to {longest:,} characters, at most {LONGEST_ID}",
-            hint="is it the right column? --id COLUMN names another one",
-        )
+    for value in values:
+        if value is not None and (len(value) > longest or "\0" in value):
+            long = f"{len(value):,} characters, at most {longest:,}"
+            raise ColumnError(
+                f"{what} holds a text that is too long, or a NUL character",
+                found=f"{printable(value, 60)} ({long})",
+                hint="is it the right column? --id COLUMN names another one; or take it out",
+            )
 
 
 def _name(name: str) -> str:

@@ -393,6 +393,8 @@ def test_text_of_megabytes_is_refused(
     unchanged(ingested_copy)
     result = cli("--db", ingested_copy, *SLIDES_IN, path, *ENCODER)
     refused(result, column, "too long", f"{len(text):,} characters")
+    path = slide_file(tmp_path / "s.parquet", vectors(), **{column: [*"abcde", "a\0b"]})
+    refused(cli("--db", ingested_copy, *SLIDES_IN, path, *ENCODER), column, "NUL", "a\\x00b")
     assert len(result.err) < 1_000
 
 

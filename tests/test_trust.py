@@ -1,5 +1,6 @@
 """Short, seeded forms of what `make soak` does at length; and that the same gives the same."""
 
+import json
 import os
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import pytest
 import soak
 from pyarrow import parquet
 
+import molquery
 from molquery import synth
 from molquery.errors import FilterError
 from molquery.filters import LONGEST, check_filter
@@ -39,11 +41,10 @@ def test_ctrl_c_leaves_a_whole_database(scenes: tuple[list[soak.Scene], Path]) -
 
 #: On a small disk of its own: commands with too little room change nothing and say why.
 DISK = """
-import shutil, sys
+import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[3])
 import soak
-from conftest import tree_hash
 from molquery import history
 from molquery.database import Database
 from molquery.errors import MolqueryError
@@ -52,6 +53,11 @@ from molquery.query.engine import Engine
 from molquery.query.indexes import build_indexes
 from molquery.readers import Options
 from molquery.recipes import load_recipe
+
+def held(path):
+    # Lance's hint at the newest version may be of one that has gone; it looks for itself then.
+    return {(str(p), p.read_bytes()) for p in path.rglob("*")
+            if p.is_file() and p.name != "latest_version_hint.json"}
 
 def ingest(database):
     ingest_slides(database, [Path(sys.argv[4])], options=Options(), encoder="toy-encoder")
@@ -68,14 +74,15 @@ with soak.small_disk(Path(sys.argv[2])) as disk:
         for room in (0, 5_000, 9_000, 20_000, 41_000):
             path = soak.copy(Path(sys.argv[1]), disk / "db")
             (path / "indexes").mkdir(exist_ok=True)
-            before = tree_hash(path)
+            before = held(path)
             with soak.filled(disk, room):
                 try:
                     command(Database.open(path))
                     print(name, room, "done")
                 except MolqueryError as error:
                     assert "No space left" in str(error), str(error)
-                    assert tree_hash(path) == before, f"{name} with {room} bytes: {error}"
+                    changed = set(held(path)) ^ set(before)
+                    assert not changed, f"{name} with {room} bytes: {changed} {error}"
                     print(name, room, "refused")
 """
 
@@ -145,10 +152,23 @@ def test_quoted_text_is_text(where: str) -> None:
     check_filter(where)
 
 
+def run_with(threads: str, *words: object) -> str:
+    """What a command prints, run on so many threads."""
+    program = [sys.executable, "-c", "from molquery.cli.main import main; main()"]
+    done = subprocess.run(
+        [*program, *(str(w) for w in words)],
+        env={**os.environ, "OMP_NUM_THREADS": threads, "OPENBLAS_NUM_THREADS": threads},
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
 def test_the_same_input_gives_the_same_bytes_on_one_thread_or_two(
     files: synth.Files, tmp_path: Path
 ) -> None:
-    found = []
+    """From the files to scores, a ranking, and neighbours in the flat index; and from Python."""
+    scores, rankings, nearest = [], [], []
     for threads in ("1", "2"):
         database, out = tmp_path / f"{threads}.mq", tmp_path / f"{threads}.tsv"
         for words in (
@@ -159,13 +179,23 @@ def test_the_same_input_gives_the_same_bytes_on_one_thread_or_two(
             ["index", "build"],
             ["score", files.gene_sets, "--output", out],
         ):
-            program = "from molquery.cli.main import main; main()"
-            done = subprocess.run(
-                [sys.executable, "-c", program, "--db", database, *words],
-                env={**os.environ, "OMP_NUM_THREADS": threads, "OPENBLAS_NUM_THREADS": threads},
-                capture_output=True, text=True,
-            )  # fmt: skip
-            assert done.returncode == 0, done.stderr
-        found.append(out.read_bytes())
-    assert found[0] == found[1]
-    assert len(found[0].splitlines()) > 200
+            run_with(threads, "--db", database, *words)
+        scores.append(out.read_bytes())
+        one = molquery.open(database).engine.slide_ids[0]
+        for words, answers in (
+            (["search", "--geneset", "HALLMARK_HYPOXIA", "-k", 50, "--null", 100], rankings),
+            (["retrieve", one, "--to", "profiles", "-k", 50], nearest),
+        ):
+            told = run_with(threads, "--db", database, *words, "--format", "json")
+            answers.append(json.loads(told)["hits"])
+    assert scores[0] == scores[1]
+    assert len(scores[0].splitlines()) > 200
+    assert rankings[0] == rankings[1]
+    assert nearest[0] == nearest[1]
+    database = molquery.open(tmp_path / "1.mq")
+    found = database.search("HALLMARK_HYPOXIA", k=50, null=100).hits.to_pylist()
+    assert json.loads(json.dumps(found)) == rankings[0]
+    for use_index in (True, False):
+        found = database.retrieve(one, to="profiles", k=50, use_index=use_index).hits.to_pylist()
+        assert [h["profile_id"] for h in found] == [h["profile_id"] for h in nearest[0]]
+    assert len(nearest[0]) == len(rankings[0]) == 50
