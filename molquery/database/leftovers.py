@@ -35,7 +35,7 @@ def leftovers(root: Path, current: Mapping[str, Any]) -> list[Path]:
     tables, spaces and gene sets while what is kept of some version cannot be read.
     """
     kept = manifest.kept_versions(root)
-    found = [path for path in root.rglob(".*.tmp") if is_left_behind(path)]
+    found = unfinished_files(root)
     found += derived(root, current)
     found += [manifest.record_path(root, v) for v in kept if v > current["version"]]
     try:
@@ -43,6 +43,11 @@ def leftovers(root: Path, current: Mapping[str, Any]) -> list[Path]:
     except DatabaseError:
         return sorted(found)
     return sorted({*found, *_unneeded(root, [current, *records])})
+
+
+def unfinished_files(root: Path) -> list[Path]:
+    """Temporary files of processes that have ended."""
+    return [path for path in root.rglob(".*.tmp") if is_left_behind(path)]
 
 
 def table_files(root: Path) -> set[Path]:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +115,17 @@ def kept_versions(root: Path) -> list[int]:
     """The numbers of the versions that are kept, in order, damaged ones included."""
     found = (root / schema.VERSIONS).glob("*.json")
     return sorted(int(path.stem) for path in found if path.stem.isdigit())
+
+
+def digests(root: Path, name: str) -> set[str]:
+    """The sha256 that a file has in the manifest and in the versions that are kept."""
+    found = []
+    with suppress(DatabaseError):
+        found.append(read(root))
+    for version in kept_versions(root):
+        with suppress(DatabaseError):
+            found.append(read_record(root, version))
+    return {held[name] for held in map(truth_files, found) if name in held}
 
 
 def truth_files(version: Mapping[str, Any]) -> dict[str, str]:

@@ -173,23 +173,24 @@ class Database:
             before = manifest.read(self.path)
             if unfinished:
                 leftovers.remove(self.path, leftovers.leftovers(self.path, before))
+            leftovers.remove(self.path, leftovers.unfinished_files(self.path))
             held = leftovers.table_files(self.path)
             draft = copy.deepcopy(before) | {"details": ""}
-            _drafts.__dict__[self._key] = draft
             try:
-                yield draft
+                _drafts.__dict__[self._key] = draft
+                try:
+                    yield draft
+                finally:
+                    del _drafts.__dict__[self._key]
+                self._commit(before, draft, command)
             except BaseException as error:
-                panic = tables.is_panic(error)
-                if isinstance(error, Exception) or panic:
+                refused = tables.is_refused(error)
+                if isinstance(error, Exception) or refused:
                     with suppress(Exception):
-                        leftovers.remove(self.path, leftovers.of_change(self.path, held, before))
-                        lock.finish(self.path)
-                if panic:
+                        self._undo(before)
+                if refused:
                     raise tables.failed(self.path, error) from error
                 raise
-            finally:
-                del _drafts.__dict__[self._key]
-            self._commit(before, draft, command)
             leftovers.remove(self.path, leftovers.of_change(self.path, held, draft))
 
     def update_manifest(self, change: Callable[[Manifest], None], command: str = "update") -> None:
@@ -217,6 +218,12 @@ class Database:
         if draft != before:
             manifest.write(self.path, draft)
             leftovers.remove(self.path, leftovers.derived(self.path, draft))
+
+    def _undo(self, before: Manifest) -> None:
+        """Remove what a change has written that failed before it took effect."""
+        if manifest.read(self.path) == before:
+            leftovers.remove(self.path, leftovers.leftovers(self.path, before))
+        lock.finish(self.path)
 
     def keep_record(self) -> None:
         """Write anew what is kept of the current version."""

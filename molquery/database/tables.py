@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from molquery.database import manifest
 from molquery.database.arrays import FACTS
-from molquery.errors import DatabaseError, printable
-from molquery.files import sha256_files, sync
+from molquery.errors import DatabaseError, MolqueryError, printable
+from molquery.files import sha256_file, sha256_files, sync
 from molquery.schema import TableSpec
 from molquery.vectors import Ints
 
@@ -222,12 +224,22 @@ def roll_back(root: Path, spec: TableSpec, dataset: Any, version: int = 0) -> No
             if not (isinstance(error, ERRORS) or is_panic(error)):
                 raise
             last = newest(root, spec)
-            if last <= version or not version:
-                raise failed(root, error) from error
             file = folder_of(root, spec) / manifest_file(last)
+            # A full disk is no reason to set aside what a version consists of.
+            if last <= version or not version or _is_whole(root, file):
+                raise failed(root, error) from error
             file.rename(file.with_suffix(".damaged"))
             if newest(root, spec) == version:
                 return
+
+
+def _is_whole(root: Path, file: Path) -> bool:
+    """Whether a file is as some version of the database names it."""
+    name = str(file.relative_to(root))
+    try:
+        return sha256_file(file) in manifest.digests(root, name)
+    except OSError:
+        return False
 
 
 def is_panic(error: BaseException) -> bool:
@@ -235,12 +247,19 @@ def is_panic(error: BaseException) -> bool:
     return type(error).__name__ == "PanicException"
 
 
+def is_refused(error: BaseException) -> bool:
+    """True where the system or Lance could not read or write, such as on a full disk."""
+    if isinstance(error, (MolqueryError, BrokenPipeError)):
+        return False
+    return isinstance(error, OSError) or is_panic(error) or "LanceError" in str(error)
+
+
 def failed(root: Path, error: BaseException) -> DatabaseError:
     """The error for a change that Lance could not make."""
     return DatabaseError(
         f"the tables of {root} cannot be written: nothing has changed",
-        found=printable(str(error).split("/home")[0], 300),
-        hint="molquery doctor",
+        found=printable(re.sub(r"^LanceError\(\w+\): |, /home.*", "", str(error)), 300),
+        hint="molquery doctor says what else is wrong, such as a full disk",
     )
 
 

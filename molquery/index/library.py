@@ -182,8 +182,15 @@ def fill(
 
 
 def write(handle: Any, path: Path) -> None:
-    """Save an index; what lies on a GPU is copied from it first."""
-    faiss.write_index(from_gpus(handle), str(path))
+    """Save an index; what lies on a GPU is copied from it first.
+
+    Raises:
+        OSError: it cannot be written; a full disk, say.
+    """
+    try:
+        faiss.write_index(from_gpus(handle), str(path))
+    except RuntimeError as error:  # what the system says is in brackets at the end
+        raise OSError(str(error).rpartition("(")[2].rstrip(")\n")) from error
 
 
 def read(path: Path, *, mapped: bool = True) -> Any:

@@ -340,9 +340,9 @@ class Engine:
         bar = prepared.standing(found) + 1e-6
         better = sum(prepared.standing(other) > bar for other in self.spectrum.values())
         of = len(self.spectrum)
-        return replace(
-            found, rank=better + 1 if of else None, of=of or None, split_on=self._split_on
-        )
+        # What is predicted worse than all of them, and is none of them, has the last place.
+        place = min(better + 1, of) or None
+        return replace(found, rank=place, of=of or None, split_on=self._split_on)
 
     @cached_property
     def slide_vectors(self) -> Matrix:
