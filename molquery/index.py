@@ -141,7 +141,7 @@ def why_stale(database: Database, entry: dict[str, Any], manifest: dict[str, Any
     version = database.vectors_version(spec)
     if version != entry["vectors_version"]:
         return f"{spec.name} have changed (version {entry['vectors_version']} -> {version})"
-    if not (database.path / entry["file"]).is_file():
+    if not database.holds(entry["file"]):
         return "its file is missing"
     return None
 

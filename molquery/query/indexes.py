@@ -7,8 +7,6 @@ from typing import Any
 
 from molquery import index
 from molquery.database import Database
-from molquery.errors import IndexFileError
-from molquery.files import sha256_file
 from molquery.query.engine import Engine
 from molquery.recipes import Recipe
 from molquery.schema import PROFILES, SLIDES
@@ -38,10 +36,7 @@ def index_states(database: Database, *, checksums: bool) -> list[dict[str, Any]]
     for key, entry in sorted(manifest["indexes"].items()):
         state = index.why_stale(database, entry, manifest)
         if state is None and checksums:
-            try:
-                same = sha256_file(database.path / entry["file"]) == entry["sha256"]
-            except OSError as error:
-                raise IndexFileError(f"{entry['file']} cannot be read", found=str(error)) from error
+            same = database.is_whole(entry["file"], entry["sha256"])
             state = None if same else "damaged: its sha256 is not the one it was saved with"
         out.append({"index": key, **entry, "state": state or "ok"})
     return out
