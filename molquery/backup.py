@@ -130,7 +130,7 @@ def _publish(database: Database, uri: str, progress: Progress) -> Snapshot:
     truth, derived = manifest.truth_files(state), manifest.derived_files(state)
     database.need(truth)
     left_out = [name for name, digest in derived.items() if not database.is_whole(name, digest)]
-    files = {name: digest for name, digest in {**truth, **derived}.items() if name not in left_out}
+    files = [name for name in {**truth, **derived} if name not in left_out]
     size = sum((database.path / name).stat().st_size for name in files)
     place = publish(database.path, files, _first(state, left_out), uri, progress)
     return Snapshot(place, int(state["version"]), len(files), size, tuple(left_out))

@@ -1,8 +1,10 @@
-"""Databases on an object store, against a local S3 server; the oracle is the same database on disk."""
+"""Databases on an object store (a local S3 server); the oracle is the same database on disk."""
 
 import logging
 import os
 import re
+import shutil
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -10,10 +12,13 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
+import boto3
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from conftest import ENCODER, SEEN, Cli
+from moto import server
 from test_architecture import modules_after
 
 from molquery import synth
@@ -24,9 +29,6 @@ from molquery.history import restore, versions
 from molquery.ingest import ingest_slides
 from molquery.readers import Options
 from molquery.schema import SLIDES
-
-boto3 = pytest.importorskip("boto3")
-server = pytest.importorskip("moto.server")
 
 BUCKET = "cohorts"
 SEARCH = ("search", "--geneset", SEEN[0], "-k", 5)
@@ -127,8 +129,6 @@ def rows(prefix: str, n: int = 3, seed: int = 1) -> Callable[[Path], Path]:
                 ),
             }
         )
-        import pyarrow.parquet as pq
-
         path = folder / f"{prefix}.parquet"
         pq.write_table(table, path)
         return path
@@ -210,10 +210,12 @@ def test_a_damaged_copy_is_fetched_anew(uri: str, cli: Cli, tmp_path: Path, stor
 
 
 @pytest.mark.parametrize("section", ["tables", "spaces", "predictions", "manifest"])
-def test_a_damaged_object_is_found(uri: str, cli: Cli, store: Store, section: str) -> None:
+def test_a_damaged_object_is_found(
+    uri: str, cli: Cli, store: Store, section: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     place = uri.removeprefix(f"s3://{BUCKET}/")
     whole = cli("--db", uri, *SEARCH, "--where", "cohort IS NOT NULL")
-    os.environ["MOLQUERY_CACHE"] += "-of-another"  # undone with the fixture's own setting
+    monkeypatch.setenv("MOLQUERY_CACHE", str(tmp_path / "elsewhere"))
     state = Database.open(uri).manifest()
     names = {
         "tables": [n for n in manifest.table_files(state) if n.startswith("slides.lance/data")],
@@ -234,6 +236,19 @@ def test_a_damaged_object_is_found(uri: str, cli: Cli, store: Store, section: st
         doctor = cli("--db", uri, "doctor")
         assert doctor.code == 1
         assert "damaged" in doctor.out + doctor.err
+
+
+def test_doctor_mends_what_is_derived_in_the_store(uri: str, cli: Cli, store: Store) -> None:
+    place, state = uri.removeprefix(f"s3://{BUCKET}/"), Database.open(uri).manifest()
+    whole = cli("--db", uri, *SEARCH)
+    for name in manifest.derived_files(state):
+        store.flip(f"{place}/{name}")
+    found = cli("--db", uri, "doctor")
+    assert found.code == 1
+    assert found.out.count("damaged") == len(manifest.derived_files(state)) == 5
+    mended = cli("--db", uri, "doctor", "--repair")
+    assert mended.code == 0, mended.out
+    assert cli("--db", uri, *SEARCH).out == whole.out
 
 
 def test_lance_opens_the_tables_where_they_are(uri: str, aligned: Path, store: Store) -> None:
@@ -333,7 +348,7 @@ def test_a_store_that_refuses(
     cli: Cli, monkeypatch: pytest.MonkeyPatch, code: str, hint: str
 ) -> None:
     class Refuses(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:  # noqa: N802
+        def do_GET(self) -> None:
             body = f"<Error><Code>{code}</Code></Error>".encode()
             self.send_response(403)
             self.send_header("Content-Length", str(len(body)))
@@ -354,13 +369,11 @@ def test_a_store_that_refuses(
 
 
 def test_without_the_library(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "obstore.store", None)
+    monkeypatch.setitem(sys.modules, "obstore.store", None)
     assert "pip install 'molquery[remote]'" in message(cli, f"s3://{BUCKET}/a.mq")
 
 
-def test_a_snapshot_replaces_nothing(
-    uri: str, aligned: Path, cli: Cli, store: Store
-) -> None:
+def test_a_snapshot_replaces_nothing(uri: str, aligned: Path, cli: Cli, store: Store) -> None:
     place = uri.removeprefix(f"s3://{BUCKET}/")
     before = {name: store.get(f"{place}/{name}") for name in store.names(place)}
     told = message(cli, str(aligned), "snapshot", uri)
@@ -369,6 +382,16 @@ def test_a_snapshot_replaces_nothing(
     store.put("full/thing.txt", b"x")
     told = message(cli, str(aligned), "snapshot", f"s3://{BUCKET}/full")
     assert "is not empty" in told
+    told = message(cli, str(aligned), "snapshot", "s3://not-mine/a.mq")
+    assert "there is no bucket not-mine" in told
+
+
+def test_a_cache_that_cannot_be_written(
+    uri: str, cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("x")
+    monkeypatch.setenv("MOLQUERY_CACHE", str(tmp_path / "file"))
+    assert "export MOLQUERY_CACHE=DIRECTORY" in message(cli, uri)
 
 
 def test_an_interrupted_snapshot_is_no_database_and_can_be_made_again(
@@ -395,7 +418,11 @@ def test_an_interrupted_snapshot_is_no_database_and_can_be_made_again(
 
 
 def test_a_database_made_in_the_store_is_the_one_made_on_disk(
-    files: synth.Files, ingested: Path, cli: Cli, tmp_path: Path
+    files: synth.Files,
+    ingested: Path,
+    cli: Cli,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     place = f"s3://{BUCKET}/made.mq"
     for words in (
@@ -409,19 +436,19 @@ def test_a_database_made_in_the_store_is_the_one_made_on_disk(
     ):
         done = cli("--db", place, *words)
         assert done.code == 0, (words, done.err)
-    local = tmp_path / "local.mq"
-    __import__("shutil").copytree(ingested, local)
+    local = Path(shutil.copytree(ingested, tmp_path / "local.mq"))
     assert cli("--db", local, "align", "--method", "cca").code == 0
-    os.environ["MOLQUERY_CACHE"] += "-of-another"
+    monkeypatch.setenv("MOLQUERY_CACHE", str(tmp_path / "elsewhere"))
     assert cli("--db", place, *SEARCH).out == cli("--db", local, *SEARCH).out
     assert cli("--db", place, "doctor").code == 0
-    where = ("--where", "patient_id = 'P0001'", "--yes")
-    n = Database.open(place).count(SLIDES)
-    assert cli("--db", place, "delete", "slides", *where).code in (0, 1)
+    slides = ids(Database.open(place))
+    done = cli("--db", place, "delete", "slides", "--where", f"slide_id = '{slides[0]}'", "--yes")
+    assert done.code == 0, done.err
+    assert ids(Database.open(place)) == slides[1:]
     assert cli("--db", place, "restore", "--tag", "first").code == 0
-    assert Database.open(place).count(SLIDES) == n
+    assert ids(Database.open(place)) == slides
     assert cli("--db", place, *SEARCH).out == cli("--db", local, *SEARCH).out
-    assert cli("--db", place, "compact", "--purge").code == 0
+    assert cli("--db", place, "compact", "--purge", "--yes").code == 0
     assert cli("--db", place, "doctor").code == 0
     assert len(versions(Database.open(place))) == 1
 
@@ -433,15 +460,17 @@ def test_of_two_writers_from_one_version_one_takes_effect(
     monkeypatch.setenv("MOLQUERY_CACHE", str(tmp_path / "elsewhere"))
     there = Database.open(uri)
     before = ids(here)
-    with pytest.raises(DatabaseError, match="another process writes"), here.writing("both"):
-        ingest(here, rows("here")(tmp_path))
-        ingest(there, rows("there")(tmp_path))
+
+    def overtaken() -> None:
+        with here.writing("both"):
+            ingest(here, rows("here")(tmp_path))
+            ingest(there, rows("there")(tmp_path))
+
+    with pytest.raises(DatabaseError, match="another process writes"):
+        overtaken()
     assert ids(Database.open(uri)) == sorted([*before, *(f"there-{i}" for i in range(3))])
     ingest(here, rows("here")(tmp_path))  # the same command again
     both = [f"{name}-{i}" for name in ("here", "there") for i in range(3)]
-    assert ids(there) == ids(Database.open(uri))[:0] + sorted(
-        [*before, *(i for i in both if i.startswith("there"))]
-    )
     assert ids(Database.open(uri)) == sorted([*before, *both])
     told = [v.details for v in versions(Database.open(uri))][-2:]
     assert told == ["3 slides inserted, 0 updated"] * 2
@@ -451,7 +480,7 @@ def ingest(database: Database, path: Path) -> None:
     ingest_slides(database, [path], options=Options(), encoder=ENCODER)
 
 
-def test_four_writers_at_once_lose_and_double_nothing(
+def test_three_writers_at_once_lose_and_double_nothing(
     uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = ids(Database.open(uri))
@@ -472,7 +501,8 @@ def test_four_writers_at_once_lose_and_double_nothing(
                         ingest(opened[w], path)
                         break
                     except DatabaseError as error:
-                        assert "another process writes" in str(error)
+                        if "another process writes" not in str(error):
+                            raise
                         conflicts.append(w)
         except BaseException as error:  # for the main thread to see
             failures.append(error)

@@ -39,9 +39,9 @@ def open_database(ctx: click.Context) -> Any:
 
         database = ctx.obj["database"] = Database.open(database_path(ctx))
         if database.remote:
-            from molquery.cli.render import progress_bar
+            from molquery.cli.render import stage_lines
 
-            database.remote.progress = ctx.with_resource(progress_bar())
+            database.remote.progress = stage_lines()
     return ctx.obj["database"]
 
 

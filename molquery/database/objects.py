@@ -49,6 +49,7 @@ class Objects:
                 f"{printable(uri)} cannot be a database",
                 hint=f"a directory, or s3://BUCKET/PATH ({', '.join(_SCHEMES)} are known)",
             )
+        self.stopped = False  # by a user who does not want to wait for the end of a download
         self.uri = f"{scheme}://{bucket}/{path.rstrip('/')}"
         self.bucket = bucket
         try:
@@ -102,6 +103,8 @@ class Objects:
                     raise self._explained(error) from error
                 if block is None:
                     return digest.hexdigest()
+                if self.stopped:
+                    raise DatabaseError(f"{name} was not fetched to its end")
                 digest.update(block)
                 file.write(block)
 
@@ -131,6 +134,8 @@ class Objects:
         """
         from obstore.exceptions import AlreadyExistsError, PreconditionError
 
+        if tag == {}:
+            raise DatabaseError(f"{self.uri} cannot be written: its store gives objects no ETag")
         mode: Any = "create" if tag is None else tag
         try:
             return _tag(self._store.put(name, content, mode=mode, use_multipart=False))

@@ -17,7 +17,7 @@ import hashlib
 import os
 import time
 import uuid
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -28,7 +28,7 @@ from molquery.database import leftovers, manifest, tables
 from molquery.database.manifest import Manifest
 from molquery.database.objects import ConditionError, Objects, Tag
 from molquery.errors import DatabaseError, OutputError, some
-from molquery.files import is_temporary, put_in_place, sha256_file, temporary_file, write_bytes
+from molquery.files import is_temporary, put_in_place, temporary_file, write_bytes
 
 Progress = Callable[[str, int, int], None]
 
@@ -79,8 +79,8 @@ class Remote:
                 ) from error
             hint = f"molquery --db DIRECTORY snapshot {self.uri}, to put one there"
             raise DatabaseError(f"there is no database at {self.uri}", hint=hint) from error
-        if tag != self._tag or not self.state:
-            hint = "molquery snapshot of a whole copy to another place"
+        if not tag or tag != self._tag:
+            hint = "put the object back from a backup, or publish a whole copy under another path"
             self.state = manifest.parse(content, self.uri, hint)
             self._tag = tag
             self._keep(content)
@@ -118,13 +118,19 @@ class Remote:
         lost: dict[str, str] = {}
         if not todo:
             return lost
+        self.objects.stopped = False
         with ThreadPoolExecutor(_AT_ONCE) as pool:
-            found = pool.map(lambda name: self._fetch_one(name, files[name]), todo)
-            for done, (name, problem) in enumerate(zip(todo, found, strict=True)):
-                if self.progress:
-                    self.progress("fetching", done + 1, len(todo))
-                if problem:
-                    lost[name] = problem
+            try:
+                found = pool.map(lambda name: self._fetch_one(name, files[name]), todo)
+                for done, (name, problem) in enumerate(zip(todo, found, strict=True)):
+                    if self.progress:
+                        self.progress("fetching", done + 1, len(todo))
+                    if problem:
+                        lost[name] = problem
+            except BaseException:
+                self.objects.stopped = True
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
         return lost
 
     def _fetch_one(self, name: str, digest: str) -> str:
@@ -200,6 +206,10 @@ class Remote:
             self._beyond_others(spec, before, draft)
         held, wanted = _files(before), _files(draft)
         new = [name for name in wanted if wanted[name] != held.get(name)]
+        # What was built again may have the bytes of an object that is damaged.
+        for section in manifest.DERIVED:
+            built = [e for key, e in draft[section].items() if before[section].get(key) != e]
+            new += [entry["file"] for entry in built if entry["file"] not in new]
         sent: list[str] = []
         try:
             for done, name in enumerate(new):
@@ -327,23 +337,23 @@ class Remote:
 
 
 def publish(
-    source: Path, files: Mapping[str, str], first: Manifest, uri: str, progress: Progress
+    source: Path, files: Sequence[str], first: Manifest, uri: str, progress: Progress
 ) -> str:
-    """Put a copy of a database that is in a directory to a new place; returns its URI.
+    """Put files of a database, which have been checked, and a manifest to a new place; its URI.
 
     Raises:
         OutputError: something is there already.
-        DatabaseError: a file is not what was written, or the store cannot be written.
+        DatabaseError: a file is not there any more, or the store cannot be written.
     """
     remote = Remote(uri)
     remote.need_empty({*files, Remote._record_name(first)})
-    for done, (name, digest) in enumerate(files.items()):
+    for done, name in enumerate(files):
         progress("copying", done, len(files))
-        if sha256_file(source / name) != digest:
-            raise DatabaseError(
-                f"{source / name} is damaged: no snapshot is made of it", hint="molquery doctor"
-            )
-        remote.objects.put(name, source / name)
+        try:
+            remote.objects.put(name, source / name)
+        except FileNotFoundError as error:  # a compaction has dropped the version
+            what = f"{source / name} is missing"
+            raise DatabaseError(what, hint="run the same command again") from error
     progress("copying", len(files), len(files))
     remote.create(first)
     return remote.uri
