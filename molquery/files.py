@@ -150,6 +150,13 @@ def is_uri(place: object) -> bool:
     return "://" in str(place)
 
 
+def cache_directory() -> Path:
+    """Where what can be made or fetched again is kept: MOLQUERY_CACHE, or ~/.cache/molquery."""
+    if named := os.environ.get("MOLQUERY_CACHE"):
+        return Path(named)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "molquery"
+
+
 def is_temporary(path: Path) -> bool:
     """True for files and directories that are being written, or were when their writer died."""
     return _TEMPORARY.fullmatch(path.name) is not None

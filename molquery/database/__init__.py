@@ -5,6 +5,8 @@
     lock.py      one writer at a time
     leftovers.py what killed commands left behind
     tables.py    the Lance tables and the checksums of their files          [lance, lancedb]
+    remote.py    a database on an object store: what is read is fetched, what is new is put
+    objects.py   get, put and list the objects of a store                           [obstore]
     arrays.py    vector columns as arrays
     content.py   what makes two rows the same
 

@@ -14,7 +14,6 @@ the store: of two writers who began with the same version one takes effect, and 
 from __future__ import annotations
 
 import hashlib
-import os
 import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -28,7 +27,7 @@ from molquery.database import leftovers, manifest, tables
 from molquery.database.manifest import Manifest
 from molquery.database.objects import ConditionError, Objects, Tag
 from molquery.errors import DatabaseError, OutputError, some
-from molquery.files import is_temporary, put_in_place, temporary_file, write_bytes
+from molquery.files import cache_directory, is_temporary, put_in_place, temporary_file, write_bytes
 
 Progress = Callable[[str, int, int], None]
 
@@ -44,8 +43,8 @@ class Remote:
 
     Attributes:
         uri: what users call it.
-        root: the directory of the copy: MOLQUERY_CACHE, or `molquery` in the user's cache
-            directory, then a hash of the store and the URI.
+        root: the directory of the copy, in the user's cache directory, under a hash of the store
+            and the URI.
         state: the manifest, as it was when it was last asked for.
         progress: is told of what is fetched, if set.
     """
@@ -55,7 +54,7 @@ class Remote:
         self.uri = self.objects.uri
         whole = f"{self.objects.endpoint} {self.uri}"
         key = hashlib.sha256(whole.encode()).hexdigest()[:16]
-        self.root = _cache() / "remote" / key / self.uri.rpartition("/")[2]
+        self.root = cache_directory() / "remote" / key / self.uri.rpartition("/")[2]
         self.state: Manifest = {}
         self.progress: Progress | None = None
         self._tag: Tag = {}
@@ -370,9 +369,3 @@ def _is_ours(name: str) -> bool:
     records = folder == schema.VERSIONS and file.removesuffix(".json").isdigit()
     derived = folder == schema.INDEXES and leftovers.is_derived(file)
     return folder in ours or records or derived or is_temporary(Path(name))
-
-
-def _cache() -> Path:
-    if named := os.environ.get("MOLQUERY_CACHE"):
-        return Path(named)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "molquery"
