@@ -1,8 +1,9 @@
 """What an interrupted ingest of slides, or alignment, had done already, kept until it is committed.
 
 Pooling thousands of slides takes long; the pooled vectors take little room. Each file's slide is
-kept in an SQLite file of the user's cache directory (MOLQUERY_CACHE) under the file's path, size and time of change, and all of it is removed once the rows are in the table. An alignment
-keeps every model that it has fitted beside it, under a hash of all that the model was fitted on.
+kept in an SQLite file of the user's cache directory (`cache_directory`) under the file's path, size
+and time of change, and all of it is removed once the rows are in the table. An alignment keeps
+every model that it has fitted beside it, under a hash of all that the model was fitted on.
 The database itself is not touched before the end. It is a convenience: whatever goes wrong with it
 (another process, a full disk, damage) means only that the work is done again.
 """
