@@ -23,10 +23,10 @@ Tag = dict[str, str]
 
 _SCHEMES = ("s3", "gs", "az")
 # A store that does not answer is given up after these seconds, and a transfer that stands still.
-_CONNECT, _SILENCE, _WHOLE = (timedelta(seconds=s) for s in (5, 60, 6 * 3600))
+_CONNECT, _SILENCE, _WHOLE = (timedelta(seconds=s) for s in (5, 30, 6 * 3600))
 _CLIENT: Any = {"connect_timeout": _CONNECT, "read_timeout": _SILENCE, "timeout": _WHOLE}
 _RETRY: Any = {"max_retries": 2, "retry_timeout": timedelta(seconds=15)}
-_PART = 8 << 20  # bytes of a large object that go in one request
+_PART = 5 << 20  # bytes of a large object that go in one request
 _KEYS = "export AWS_ACCESS_KEY_ID=… AWS_SECRET_ACCESS_KEY=…, or AWS_PROFILE=NAME"
 
 
@@ -121,7 +121,7 @@ class Objects:
     def put(self, name: str, content: bytes | Path) -> None:
         """Write an object, whatever is there."""
         try:
-            self._store.put(name, content, chunk_size=_PART, max_concurrency=4)
+            self._store.put(name, content, chunk_size=_PART, max_concurrency=2)
         except Exception as error:
             raise self._explained(error) from error
 
