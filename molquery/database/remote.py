@@ -219,14 +219,13 @@ class Remote:
             with suppress(ConditionError):  # the writer of that version has put it, as it should
                 record = manifest.sealed(manifest.record(before))
                 self.objects.put_if(self._record_name(before), record, None)
-            draft[COMMIT] = uuid.uuid4().hex
-            self._replace(draft)
         except DatabaseError:
-            # Only files that nobody else can have: those of Lance have names of their own.
-            with suppress(DatabaseError):
-                if self._is_undone(draft):
-                    self.objects.remove(n for n in sent if n.partition("/")[0].endswith(".lance"))
+            self._take_back(sent)
             raise
+        draft[COMMIT] = uuid.uuid4().hex
+        if now := self._replace(draft):
+            self._take_back(sent)
+            raise self._overtaken(now)
         self.state = draft
         with suppress(DatabaseError):  # else the next writer puts it, or finds it unneeded
             if draft["version"] != before["version"]:
@@ -249,7 +248,8 @@ class Remote:
         """
         doomed = self.unneeded()
         current = {**self.state, COMMIT: uuid.uuid4().hex}
-        self._replace(current)
+        if now := self._replace(current):
+            raise self._overtaken(now)
         self.state = current
         self.objects.remove(doomed)
         return doomed
@@ -263,23 +263,39 @@ class Remote:
         except ConditionError as error:
             raise self._overtaken() from error
 
-    def _replace(self, draft: Manifest) -> None:
+    def _take_back(self, sent: Iterable[str]) -> None:
+        """Remove what was put for a change that cannot take effect any more.
+
+        Only files of Lance: others are named by their content, and may be needed by somebody else.
+        """
+        with suppress(DatabaseError):
+            self.objects.remove(n for n in sent if n.partition("/")[0].endswith(".lance"))
+
+    def _replace(self, draft: Manifest) -> Manifest | None:
+        """Put the manifest in place of the one that the change began with; None if that was done.
+
+        Otherwise the manifest that somebody else has put: then this one can never take effect.
+
+        Raises:
+            DatabaseError: the store fails, and does not say whether it has taken effect.
+        """
         try:
             self._tag = self.objects.put_if(schema.MANIFEST, manifest.sealed(draft), self._tag)
-        except (ConditionError, DatabaseError) as error:
-            # The answer to a request that has taken effect may have been lost on its way.
-            content, tag = self.objects.get(schema.MANIFEST)
-            now = manifest.parse(content, self.uri, "")
-            if now.get(COMMIT) == draft[COMMIT]:
-                self._tag = tag
-            elif isinstance(error, DatabaseError):
-                raise
-            else:
-                raise self._overtaken(now) from error
-
-    def _is_undone(self, draft: Manifest) -> bool:
-        content, _ = self.objects.get(schema.MANIFEST)
-        return manifest.parse(content, self.uri, "").get(COMMIT) != draft.get(COMMIT)
+            return None
+        except ConditionError:
+            pass
+        except DatabaseError as error:
+            raise DatabaseError(
+                error.what, found=error.found,
+                hint="molquery history says whether the change has taken effect",
+            ) from error  # fmt: skip
+        # The answer to a request that has taken effect may have been lost, and it was sent again.
+        content, tag = self.objects.get(schema.MANIFEST)
+        now = manifest.parse(content, self.uri, "")
+        if now.get(COMMIT) != draft[COMMIT]:
+            return now
+        self._tag = tag
+        return None
 
     def _overtaken(self, now: Manifest | None = None) -> DatabaseError:
         by = f"version {now['version']}, by {now['command']}, at {now['time']}" if now else None
