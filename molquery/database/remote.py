@@ -206,9 +206,11 @@ class Remote:
         held, wanted = _files(before), _files(draft)
         new = [name for name in wanted if wanted[name] != held.get(name)]
         # What was built again may have the bytes of an object that is damaged.
-        for section in manifest.DERIVED:
-            built = [e for key, e in draft[section].items() if before[section].get(key) != e]
-            new += [entry["file"] for entry in built if entry["file"] not in new]
+        built = {
+            section: {k: e for k, e in draft[section].items() if before[section].get(k) != e}
+            for section in manifest.DERIVED
+        }
+        new += manifest.derived_files(built).keys() - set(new)
         sent: list[str] = []
         try:
             for done, name in enumerate(new):
