@@ -108,6 +108,8 @@ def repair(path: Path | str, *, progress: Progress | None = None) -> Diagnosis:
 
 
 def _mend(database: Database, mend: set[str], tell: Progress) -> Iterator[str]:
+    if database.remote and (again := database.remote.mend()):
+        yield f"{again} objects put again from the copy of this machine"
     if "versions" in mend:
         database.keep_record()
         yield "what is kept of the current version written anew"

@@ -27,7 +27,14 @@ from molquery.database import leftovers, manifest, tables
 from molquery.database.manifest import Manifest
 from molquery.database.objects import ConditionError, Objects, Tag
 from molquery.errors import DatabaseError, OutputError, some
-from molquery.files import cache_directory, is_temporary, put_in_place, temporary_file, write_bytes
+from molquery.files import (
+    cache_directory,
+    is_temporary,
+    put_in_place,
+    sha256_file,
+    temporary_file,
+    write_bytes,
+)
 
 Progress = Callable[[str, int, int], None]
 
@@ -238,6 +245,23 @@ class Remote:
     def put_record(self, version: Manifest) -> None:
         """Keep a version that has taken effect."""
         self.objects.put(self._record_name(version), manifest.sealed(manifest.record(version)))
+
+    def mend(self) -> int:
+        """Put again what is derived, damaged in the store and whole in the copy; returns how much.
+
+        What is built again could be found to be there already, because the copy is whole.
+        """
+        done = 0
+        for name, digest in manifest.derived_files(self.state).items():
+            with suppress(OSError):
+                if sha256_file(self.root / name) != digest:
+                    continue
+                with suppress(FileNotFoundError):
+                    if self.digest(name) == digest:
+                        continue
+                self.objects.put(name, self.root / name)
+                done += 1
+        return done
 
     def sweep(self) -> list[str]:
         """Remove what no version that the copy keeps consists of; returns names.
