@@ -148,6 +148,18 @@ def _prefix(name: str) -> str:
     return f".{name[:40]}.{processes.machine()}-{os.getpid()}."
 
 
+def is_uri(place: object) -> bool:
+    """True for an address such as s3://bucket/path, which is no path of this machine."""
+    return "://" in str(place)
+
+
+def cache_directory() -> Path:
+    """Where what can be made or fetched again is kept: MOLQUERY_CACHE, or ~/.cache/molquery."""
+    if named := os.environ.get("MOLQUERY_CACHE"):
+        return Path(named)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "molquery"
+
+
 def is_temporary(path: Path) -> bool:
     """True for files and directories that are being written, or were when their writer died."""
     return _TEMPORARY.fullmatch(path.name) is not None

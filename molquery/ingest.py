@@ -540,7 +540,7 @@ def ingest_embeddings(
     """
     if not database.has(PROFILES):
         raise NotReadyError(
-            f"{database.path} holds no profiles yet, to keep embeddings beside",
+            f"{database.name} holds no profiles yet, to keep embeddings beside",
             hint="molquery ingest profiles EXPRESSION first",
         )
     options = replace(options, encoder=encoder)

@@ -18,13 +18,18 @@ from molquery.files import is_left_behind, is_temporary
 _DERIVED = re.compile(r".+-[0-9a-f]{12}\.(faiss|arrow|safetensors)(\.sums)?")
 
 
+def is_derived(name: str) -> bool:
+    """True for the names that derived files have in their directory."""
+    return _DERIVED.fullmatch(name) is not None
+
+
 def derived(root: Path, current: Mapping[str, Any]) -> list[Path]:
     """Derived files that the manifest does not name: others have taken their place."""
     named = manifest.derived_files(current)
     return [
         path
         for path in (root / schema.INDEXES).glob("*")
-        if _DERIVED.fullmatch(path.name) and f"{schema.INDEXES}/{path.name}" not in named
+        if is_derived(path.name) and f"{schema.INDEXES}/{path.name}" not in named
     ]
 
 

@@ -469,7 +469,7 @@ def why_stale(database: Database, entry: dict[str, Any], manifest: dict[str, Any
         return f"it covers {entry['rows']} of {rows} rows"
     if "vectors" not in entry and not entry["file"].endswith(".safetensors"):
         return EARLIER
-    if not (database.path / entry["file"]).is_file():
+    if not database.holds(entry["file"]):
         return "its file is missing"
     if "vectors" in entry:
         held = manifest["indexes"].get(entry["vectors"])
