@@ -40,7 +40,7 @@ def test_only_the_blocks_that_are_read_are_checked(tmp_path: Path) -> None:
     row = (5 * BLOCK - 4096) // 160  # somewhere in the damaged block
     again = Arrays(Checked(path, sums))
     np.testing.assert_array_equal(again.rows("v", np.array([3, 4_900])), values[[3, 4_900]])
-    with pytest.raises(DatabaseError, match="a.safetensors is damaged"):
+    with pytest.raises(DatabaseError, match=r"a\.safetensors is damaged"):
         again.rows("v", np.array([3, row + 5]))
     with pytest.raises(DatabaseError, match="damaged"):
         again.whole("v")
