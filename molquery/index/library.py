@@ -7,6 +7,7 @@ how a filter is given to each type of index, what the GPU can not do.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -273,7 +274,8 @@ def lists_of(handle: Any, n: int) -> Ints:
 
 def reason(error: RuntimeError) -> str:
     """What FAISS says, without the place in its source."""
-    return str(error).split(": Error: ")[-1].split(" at /")[0].strip()[:200]
+    told = re.sub(r"^Error in .*? at \S+:\d+: ", "", str(error), flags=re.DOTALL)
+    return told.removeprefix("Error: ").split(" at /")[0].strip()[:200]
 
 
 # GPUs --------------------------------------------------------------------------------------------

@@ -165,14 +165,16 @@ def build(
     check(None)
     if old is not None:
         searcher, extended = _extended(source, old, vectors)
+        factory = old[0]["factory"]
         found = measured_recall(searcher, vectors)
     else:
-        extended = 0
+        extended, factory = 0, recipe.factory_for(source.n, source.dim)
         searcher, found = assemble(
             recipe, vectors, recall=recall, devices=devices, progress=progress
         )
     whole = {
         **_facts(database, source, recipe),
+        "factory": factory,
         "widths": {str(depth): width for depth, width in searcher.settings.widths.items()},
         "refine": searcher.settings.refine,
         "recall_at_10": found,
