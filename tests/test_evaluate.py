@@ -403,6 +403,7 @@ class Reader(HTMLParser):
             self._cell = None
 
     def handle_data(self, data):
+        data = data.replace("\u00a0", " ")  # no line break before a per cent sign
         self.text.append(data)
         if self._cell is not None:
             self._cell += data
