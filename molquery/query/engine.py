@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from molquery import __version__, schema
+from molquery.barcodes import pair_keys
 from molquery.database import Database, list_to_matrix
 from molquery.errors import ColumnError, DatabaseError, InputError, NotReadyError, OutputError, some
 from molquery.evaluate.held_out import HeldOutPairs, describe
@@ -49,7 +50,8 @@ class Engine:
         self.slide_ids: Strings = as_text(table[SLIDES.key])
         self.patients: Strings = as_text(table[schema.PATIENT])
         self.cohorts: Strings = as_text(table[schema.COHORT])
-        self._pair_keys: Strings = as_text(table[facts["settings"]["pair_on"]])
+        pair_on = as_text(table[facts["settings"]["pair_on"]])
+        self._pair_keys = pair_keys(self.slide_ids.tolist(), pair_on.tolist())
         #: (n_slides,) what was held out together when the space was learned, usually patients.
         self.groups: Strings = as_text(table[self._split_on])
         self.notices: list[str] = []
@@ -268,13 +270,13 @@ class Engine:
             table = self.database.read(PROFILES, [pair_on])
             keys = as_text(table[pair_on])
         rows_of: dict[str, list[int]] = {}
-        for j, key in enumerate(keys):
+        for j, key in enumerate(pair_keys(self.reference.ids.tolist(), keys.tolist())):
             if key:
-                rows_of.setdefault(str(key), []).append(j)
+                rows_of.setdefault(key, []).append(j)
         both = [
             (i, j)
             for i in np.flatnonzero(operator.model >= 0)
-            for j in rows_of.get(str(self._pair_keys[i]), [])
+            for j in rows_of.get(self._pair_keys[i], [])
         ]
         if not both:  # they were deleted after the space was learned
             raise NotReadyError(
