@@ -68,13 +68,15 @@ def main() -> int:
 
 def held_out(found: Sequence[Evaluation]) -> None:
     """Means over the seeds of figures of held-out patients, beside plain CCA + soft-kNN."""
-    print(f"{'held-out patients, mean over seeds':44} target  measured  plain CCA  gain by seed")
+    print(
+        f"{'held-out patients, mean over seeds':44}  target  measured       plain CCA  gain by seed"
+    )
 
     def line(name: str, target: str, of: Callable[[Evaluation, str], object]) -> None:
         ours, plain = ([_value(of(e, m)) for e in found] for m in (OURS, "cca"))
         gains = ", ".join(_gain(of(e, "gain")) for e in found)
         spread = f"{np.mean(ours):.3f} ± {np.std(ours, ddof=1):.3f}"
-        print(f"{name:44} {target:>6}  {spread}  {np.mean(plain):.3f}  {gains}")
+        print(f"{name:44} {target:>7}  {spread}  {np.mean(plain):.3f}  {gains}")
 
     def retrieval(scheme: str, scope: str = "") -> Callable[[Evaluation, str], object]:
         def of(e: Evaluation, which: str) -> object:
@@ -89,10 +91,10 @@ def held_out(found: Sequence[Evaluation]) -> None:
     line("fold@10, slide to RNA", ">= 22", retrieval("patient"))
     line("  in the own cohort", "", retrieval("patient", ".within_cohort"))
     line("  sites held out", "", retrieval("site"))
-    line("median R², Hallmark sets", "0.36", median("r2"))
+    line("median R², Hallmark sets", ">= 0.36", median("r2"))
     line("  sites held out", "", median("site_r2"))
-    line("median within-cohort r", "0.45", median("within_r"))
-    line("  sites held out", "0.42", median("site_within_r"))
+    line("median within-cohort r", ">= 0.45", median("within_r"))
+    line("  sites held out", ">= 0.42", median("site_within_r"))
     print("\nR² of programmes (target of the best: 0.52)")
     for name in PROGRAMMES:
         r2 = [_value(e.spectrum[f"HALLMARK_{name}"].figures["r2"]) for e in found]
