@@ -15,7 +15,7 @@ from pathlib import Path
 
 from molquery.database import Database, manifest
 from molquery.errors import DatabaseError, OutputError
-from molquery.files import sync, temporary_directory, umask
+from molquery.files import sweep, sync, temporary_directory, umask
 
 Progress = Callable[[str, int, int], None]
 
@@ -70,6 +70,7 @@ def snapshot(database: Database, target: Path, *, progress: Progress | None = No
         folder.chmod(0o777 & ~umask())
         os.replace(folder, target)
         sync(target.parent)
+        sweep(target)
     except OSError as error:
         raise OutputError(f"cannot write {target}", found=error.strerror or str(error)) from error
     finally:
@@ -108,7 +109,10 @@ def _copy(
         progress("copying", done, len(truth) + len(derived))
     copied = manifest.record(state) | {"tags": {}}  # they name versions that the copy does not hold
     for section in manifest.DERIVED:
-        copied[section] = {k: e for k, e in state[section].items() if e["file"] not in left_out}
+        copied[section] = {
+            k: e for k, e in state[section].items()
+            if not {e["file"], f"{e['file']}.sums"} & set(left_out)
+        }  # fmt: skip
     manifest.write_record(folder, copied)
     manifest.write(folder, copied)
     return int(state["version"]), done, size, tuple(left_out)

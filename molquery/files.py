@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import os
 import re
@@ -37,6 +38,7 @@ def atomic_path(target: Path, *, overwrite: bool = True) -> Iterator[Path]:
     with temporary_file(target) as temporary:
         yield temporary
         put_in_place(temporary, target)
+    sweep(target)
 
 
 @contextmanager
@@ -100,6 +102,7 @@ def atomic_directory(target: Path, *, mark: str, overwrite: bool = False) -> Ite
         os.rename(temporary, target)
         moved = False
         sync(target.parent)
+        sweep(target)
     except OSError as error:
         if moved:
             os.rename(old, target)
@@ -164,6 +167,16 @@ def is_left_behind(path: Path) -> bool:
     with suppress(OSError):
         return time.time() - path.stat().st_mtime > _DAY
     return False
+
+
+def sweep(target: Path) -> None:
+    """Remove what processes that were killed left beside a file or directory that they wrote."""
+    for path in target.parent.glob(f".{glob.escape(target.name[:40])}.*.tmp"):
+        if is_left_behind(path):
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
 
 
 def sync(path: Path) -> None:

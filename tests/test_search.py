@@ -260,6 +260,15 @@ def test_the_place_among_hallmark_sets_is_a_place(engine: Engine) -> None:
         assert place.r2 == pytest.approx(p.r2, abs=1e-4)
 
 
+def test_what_is_predicted_worse_than_every_hallmark_set_has_the_last_place(
+    engine: Engine,
+) -> None:
+    noise = Signature("NOISE", dict.fromkeys(engine.reference.genes[-3:], 1.0))
+    found = search(engine, noise, k=1, null=0, min_genes=1, min_fraction=0)
+    assert found.predictability.rank == found.predictability.of
+    assert "bottom fifth" in found.to_dict()["in_words"]
+
+
 def test_provenance_says_where_the_answer_comes_from(engine: Engine, everything: Ranking) -> None:
     p = everything.provenance
     assert p.space_id == engine.space_id
@@ -282,7 +291,7 @@ def test_an_index_finds_the_candidates_and_the_method_scores_them(
         assert row["score"] == pytest.approx(exact[row["slide_id"]])
     assert found.agreement is not None
     assert found.agreement > 0.5
-    assert found.provenance.index == "default-slides-flat"
+    assert found.provenance.index == "default-slides-flat (recall@10 1.000)"
     assert ids(found) == ids(everything)[:5]
     assert everything.provenance.index is None
 
@@ -290,7 +299,7 @@ def test_an_index_finds_the_candidates_and_the_method_scores_them(
 def test_without_an_index_candidates_come_from_an_exact_scan(
     aligned_copy: Path, everything: Ranking
 ) -> None:
-    for file in (aligned_copy / "indexes").glob("*.faiss"):
+    for file in (aligned_copy / "indexes").glob("default-*"):
         file.unlink()
     found = search(Engine(Database.open(aligned_copy)), HYPOXIA, k=5, null=0, use_index=True)
     assert ids(found) == ids(everything)[:5]

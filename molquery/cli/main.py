@@ -13,6 +13,7 @@ from typing import Any
 import click
 
 from molquery import __version__
+from molquery.cli.streams import open_streams
 from molquery.errors import MolqueryError
 
 #: command -> (module, one line of help). The modules are imported only when a command runs.
@@ -138,6 +139,7 @@ def cli(ctx: click.Context, db: Path | None, debug: bool) -> None:
 
 def main() -> None:
     """Run the command line: exit 0, 1 for an error of the user, 2 for wrong usage."""
+    open_streams()
     debug = "--debug" in sys.argv
     os.environ.setdefault("LANCE_LOG", "error")  # its warnings are not for users
     # A query's matrices are small: more threads cost more to start than they save, and the same

@@ -15,7 +15,7 @@ from molquery.database import manifest, tables
 from molquery.errors import DatabaseError
 from molquery.files import is_left_behind, is_temporary
 
-_DERIVED = re.compile(r".+-[0-9a-f]{12}\.(faiss|arrow|safetensors)")
+_DERIVED = re.compile(r".+-[0-9a-f]{12}\.(faiss|arrow|safetensors)(\.sums)?")
 
 
 def derived(root: Path, current: Mapping[str, Any]) -> list[Path]:
@@ -35,7 +35,7 @@ def leftovers(root: Path, current: Mapping[str, Any]) -> list[Path]:
     tables, spaces and gene sets while what is kept of some version cannot be read.
     """
     kept = manifest.kept_versions(root)
-    found = [path for path in root.rglob(".*.tmp") if is_left_behind(path)]
+    found = unfinished_files(root)
     found += derived(root, current)
     found += [manifest.record_path(root, v) for v in kept if v > current["version"]]
     try:
@@ -43,6 +43,11 @@ def leftovers(root: Path, current: Mapping[str, Any]) -> list[Path]:
     except DatabaseError:
         return sorted(found)
     return sorted({*found, *_unneeded(root, [current, *records])})
+
+
+def unfinished_files(root: Path) -> list[Path]:
+    """Temporary files of processes that have ended."""
+    return [path for path in root.rglob(".*.tmp") if is_left_behind(path)]
 
 
 def table_files(root: Path) -> set[Path]:
@@ -65,7 +70,8 @@ def of_change(root: Path, before: set[Path], after: Mapping[str, Any]) -> list[P
     found = []
     for path in table_files(root) - before:
         folder, _, inside = path.relative_to(root).as_posix().partition("/")
-        kept = tables.belongs(inside, numbers.get(folder, set()))
+        # Of a table that has not come to be, nothing is kept.
+        kept = folder in numbers and tables.belongs(inside, numbers[folder])
         if f"{folder}/{inside}" not in needed and not kept:
             found.append(path)
     return found

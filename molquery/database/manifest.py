@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +117,17 @@ def kept_versions(root: Path) -> list[int]:
     return sorted(int(path.stem) for path in found if path.stem.isdigit())
 
 
+def digests(root: Path, name: str) -> set[str]:
+    """The sha256 that a file has in the manifest and in the versions that are kept."""
+    found = []
+    with suppress(DatabaseError):
+        found.append(read(root))
+    for version in kept_versions(root):
+        with suppress(DatabaseError):
+            found.append(read_record(root, version))
+    return {held[name] for held in map(truth_files, found) if name in held}
+
+
 def truth_files(version: Mapping[str, Any]) -> dict[str, str]:
     """The files that a version consists of, as paths inside the database, and their sha256."""
     return table_files(version) | space_files(version) | collection_files(version)
@@ -149,11 +161,9 @@ def table_files(version: Mapping[str, Any]) -> dict[str, str]:
 
 def derived_files(manifest: Mapping[str, Any]) -> dict[str, str]:
     """The files of what is derived, and their sha256."""
-    return {
-        entry["file"]: entry["sha256"]
-        for section in DERIVED
-        for entry in manifest[section].values()
-    }
+    entries = [entry for section in DERIVED for entry in manifest[section].values()]
+    sums = {f"{e['file']}.sums": e["sums"] for e in entries if "sums" in e}
+    return {e["file"]: e["sha256"] for e in entries} | sums
 
 
 def _sealed(content: Mapping[str, Any]) -> bytes:

@@ -9,17 +9,20 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from molquery.database import manifest
 from molquery.database.arrays import FACTS
-from molquery.errors import DatabaseError, printable
-from molquery.files import sha256_files, sync
+from molquery.errors import DatabaseError, MolqueryError, printable
+from molquery.files import sha256_file, sha256_files, sync
 from molquery.schema import TableSpec
+from molquery.vectors import Ints
 
 #: What Lance raises; its messages end with places in its own source.
 ERRORS = (OSError, ValueError, RuntimeError)
@@ -145,6 +148,32 @@ def _fragment_files(fragment: Any) -> list[tuple[str, set[int] | None]]:
     return [*found, (deletions, None)] if deletions else found
 
 
+def scan(dataset: Any, columns: Sequence[str], size: int) -> Iterator[tuple[Ints, pa.Table]]:
+    """Every row in the order of storage, `size` at a time: positions and columns."""
+    start, held = 0, []
+    for batch in dataset.scanner(columns=list(columns), batch_size=size).to_batches():
+        held.append(batch)
+        while sum(len(part) for part in held) >= size:
+            table = pa.Table.from_batches(held)
+            rest = table.slice(size)
+            yield np.arange(start, start + size), table.slice(0, size)
+            start, held = start + size, rest.to_batches()
+    if held:
+        table = pa.Table.from_batches(held)
+        yield np.arange(start, start + len(table)), table
+
+
+def take(dataset: Any, columns: Sequence[str], places: Ints) -> pa.Table:
+    """Rows by their place in the order of storage, in the order of `places`."""
+    order = np.argsort(places, kind="stable")
+    found = dataset.take(places[order].tolist(), columns=list(columns))
+    if (places[1:] >= places[:-1]).all():
+        return found
+    back = np.empty_like(order)
+    back[order] = np.arange(len(order))
+    return found.take(pa.array(back))
+
+
 def entry_of(root: Path, spec: TableSpec, known: Mapping[str, str]) -> Entry:
     """The manifest entry of a table's newest version; `known` are checksums of older files.
 
@@ -177,7 +206,8 @@ def create(root: Path, spec: TableSpec, rows: pa.Table, facts: Mapping[str, Any]
     target = folder_of(root, spec)
     mode = "overwrite" if newest(root, spec) else "create"
     lancedb.connect(str(root)).create_table(spec.name, schema=told, mode=mode)
-    lance.write_dataset(rows, str(target), mode="append")
+    if len(rows):
+        lance.write_dataset(rows, str(target), mode="append")
 
 
 def roll_back(root: Path, spec: TableSpec, dataset: Any, version: int = 0) -> None:
@@ -194,12 +224,22 @@ def roll_back(root: Path, spec: TableSpec, dataset: Any, version: int = 0) -> No
             if not (isinstance(error, ERRORS) or is_panic(error)):
                 raise
             last = newest(root, spec)
-            if last <= version or not version:
-                raise failed(root, error) from error
             file = folder_of(root, spec) / manifest_file(last)
+            # A full disk is no reason to set aside what a version consists of.
+            if last <= version or not version or _is_whole(root, file):
+                raise failed(root, error) from error
             file.rename(file.with_suffix(".damaged"))
             if newest(root, spec) == version:
                 return
+
+
+def _is_whole(root: Path, file: Path) -> bool:
+    """Whether a file is as some version of the database names it."""
+    name = str(file.relative_to(root))
+    try:
+        return sha256_file(file) in manifest.digests(root, name)
+    except OSError:
+        return False
 
 
 def is_panic(error: BaseException) -> bool:
@@ -207,12 +247,19 @@ def is_panic(error: BaseException) -> bool:
     return type(error).__name__ == "PanicException"
 
 
+def is_refused(error: BaseException) -> bool:
+    """True where the system or Lance could not read or write, such as on a full disk."""
+    if isinstance(error, (MolqueryError, BrokenPipeError)):
+        return False
+    return isinstance(error, OSError) or is_panic(error) or "LanceError" in str(error)
+
+
 def failed(root: Path, error: BaseException) -> DatabaseError:
     """The error for a change that Lance could not make."""
     return DatabaseError(
         f"the tables of {root} cannot be written: nothing has changed",
-        found=printable(str(error).split("/home")[0], 300),
-        hint="molquery doctor",
+        found=printable(re.sub(r"^LanceError\(\w+\): |, /home.*", "", str(error)), 300),
+        hint="molquery doctor says what else is wrong, such as a full disk",
     )
 
 
