@@ -20,7 +20,7 @@ LAYERS = (
     {"cli"},
     {"api", "demo", "doctor", "report"},
     {"query", "align", "export", "ingest", "stratify", "associate", "outcomes", "figures", "pages",
-     "overview", "synth", "history", "backup", "environment"},
+     "overview", "cluster", "synth", "history", "backup", "environment"},
     {"evaluate", "predict", "reference", "space", "index", "recipes", "genesets", "readers",
      "genes", "database", "resume", "rna", "metadata"},
     {"records", "vectors", "schema", "errors", "files", "barcodes", "encoders", "threads",
@@ -38,6 +38,7 @@ DOORS = {
     "lancedb": ("database",),
     "torch": ("align",),
     "matplotlib": ("figures",),
+    "ray": ("cluster",),
 }
 
 

@@ -1,0 +1,96 @@
+"""On a cluster of two local workers every number is that of a single machine."""
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from molquery import cluster
+from molquery.database import Database
+from molquery.errors import InputError
+from molquery.genesets import collections
+from molquery.query import batch, prepared
+from molquery.query.engine import Engine
+from molquery.query.prepared import Prepared
+from molquery.threads import Mapper
+
+
+@pytest.fixture(scope="module")
+def mapper() -> Iterator[Mapper]:
+    with cluster.connected() as found:
+        yield found
+
+
+def failing() -> Callable[[int], tuple[int, int]]:
+    """A function without a module, since workers cannot import this one."""
+
+    def function(item: int) -> tuple[int, int]:
+        if item == 7:
+            raise InputError("seven cannot be used", found="7", hint="8")
+        return item, os.getpid()
+
+    return function
+
+
+def test_results_come_in_order_from_other_processes(mapper: Mapper) -> None:
+    found = list(mapper(failing(), [3, 1, 2, 1]))
+    assert [item for item, _ in found] == [3, 1, 2, 1]
+    assert os.getpid() not in {process for _, process in found}
+    assert list(mapper(failing(), [])) == []
+
+
+def test_an_error_of_a_worker_is_the_error_of_the_command(mapper: Mapper) -> None:
+    with pytest.raises(InputError, match="seven cannot be used") as caught:
+        list(mapper(failing(), [1, 7, 2]))
+    assert (caught.value.found, caught.value.hint) == ("7", "8")
+
+
+def _weights_gone(aligned: Path, target: Path) -> Database:
+    shutil.copytree(aligned, target)
+    database = Database.open(target)
+    database.update_manifest(lambda manifest: manifest["predictions"].clear())
+    return database
+
+
+def test_prediction_weights_are_those_of_one_machine(
+    aligned: Path, tmp_path: Path, mapper: Mapper, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("molquery.predict.REMOTE", 100)  # several batches
+    here = _weights_gone(aligned, tmp_path / "here.mq")
+    there = _weights_gone(aligned, tmp_path / "there.mq")
+    one, other = Engine(here).prepared, Engine(there, mapper).prepared
+    assert isinstance(one, Prepared)
+    assert len(one.operators["patient"].weights) > 200
+    for scheme, operator in one.operators.items():
+        for name in ("neighbours", "model", "group", "soft_share"):
+            same = np.array_equal(getattr(operator, name), getattr(other.operators[scheme], name))
+            assert same, (scheme, name)
+        for name in ("weights", "components", "distance", "solvers"):
+            np.testing.assert_allclose(
+                getattr(operator, name), getattr(other.operators[scheme], name), atol=1e-5
+            )
+    # Stored as those of one machine are, so that no later question computes them again.
+    assert prepared.load(there, Engine(there).space_id) is not None
+
+
+def test_scores_are_those_of_one_machine(engine: Engine, mapper: Mapper) -> None:
+    signatures = [collections.find(n) for n in ("HALLMARK_HYPOXIA", "HALLMARK_E2F_TARGETS")]
+    one = batch.score_batches(engine, signatures, size=50)
+    other = batch.score_batches(engine, signatures, size=50, mapper=mapper)
+    parts = list(one.rows)
+    assert len(parts) > 3
+    assert parts == list(other.rows)
+
+
+def test_a_cluster_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ray.init", _no_answer)
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    with pytest.raises(InputError, match=r"no Ray cluster answers at 127\.0\.0\.1:1"):
+        cluster.connected().__enter__()
+
+
+def _no_answer(**_: object) -> None:
+    raise ConnectionError("Could not find any running Ray instance")
