@@ -28,6 +28,7 @@ import pyarrow as pa
 
 from molquery import __version__, schema
 from molquery.database import leftovers, lock, manifest, tables
+from molquery.database.appender import Appender
 from molquery.database.arrays import cast_like, facts_of, list_to_matrix, matrix_to_list
 from molquery.database.content import same_metadata, same_vector
 from molquery.database.manifest import Manifest
@@ -516,6 +517,27 @@ class Database:
                 self._record(spec, counts)
             return UpsertCounts(sum(new), sum(changed), len(hashes) - int(mask.sum()))
 
+    @contextmanager
+    def appending(
+        self, spec: TableSpec, rows: pa.Schema, facts: Mapping[str, Any]
+    ) -> Iterator[Appender]:
+        """Where to put rows of new keys, a batch at a time; they are there at the end of the block.
+
+        To be called in a `writing` block. The table is made, or given the columns that are new.
+        """
+        if not self.has(spec):
+            tables.create(self.path, spec, rows.empty_table(), facts)
+            self._record(spec)
+        self._with_missing_columns(spec, rows.empty_table())
+        appender = Appender(self._head(spec), tables.folder_of(self.path, spec))
+        try:
+            yield appender
+            appender.commit()
+        finally:
+            appender.close()
+        told = f"{appender.rows} {spec.name} inserted" if appender.rows else ""
+        self._record(spec, told, known=appender.digests)
+
     def _with_missing_columns(self, spec: TableSpec, rows: pa.Table) -> pa.Table:
         """Add columns that `rows` brings and the table lacks; cast the others to its types."""
         held = self.dataset(spec).schema
@@ -671,12 +693,22 @@ class Database:
             dataset = self.dataset(spec)
         return dataset
 
-    def _record(self, spec: TableSpec, told: str = "", *, vectors_changed: bool = True) -> None:
-        """Take a table's newest version into the manifest that is being made."""
+    def _record(
+        self,
+        spec: TableSpec,
+        told: str = "",
+        *,
+        vectors_changed: bool = True,
+        known: Mapping[str, str] | None = None,
+    ) -> None:
+        """Take a table's newest version into the manifest that is being made.
+
+        `known` are the checksums of new files that are on disk already.
+        """
         draft = self._draft
         assert draft is not None
         old = draft["tables"].get(spec.name, {})
-        entry = tables.entry_of(self.path, spec, old.get("files", {}))
+        entry = tables.entry_of(self.path, spec, {**old.get("files", {}), **(known or {})})
         # Not Lance's number: one that was damaged and set aside may come again.
         now = draft["version"] + 1
         entry["vectors_version"] = now if vectors_changed else old.get("vectors_version", now)
