@@ -72,7 +72,7 @@ def _map(function: Callable[[Item], Result], items: Sequence[Item], /) -> Iterat
     context.execution_options.verbose_progress = False
     context.enable_progress_bars = False
     context.print_on_execution_start = False
-    shared = ray.put(cloudpickle.dumps(function))
+    shared = ray.put(cloudpickle.dumps(function))  # type: ignore[no-untyped-call]
 
     def run(row: dict[str, Any]) -> dict[str, Any]:
         from threadpoolctl import threadpool_limits

@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 
@@ -12,9 +13,12 @@ from molquery import cluster
 from molquery.database import Database
 from molquery.errors import InputError
 from molquery.genesets import collections
+from molquery.ingest import ingest_slides
 from molquery.query import batch, prepared
 from molquery.query.engine import Engine
 from molquery.query.prepared import Prepared
+from molquery.readers import Options
+from molquery.schema import SLIDES
 from molquery.threads import Mapper
 
 
@@ -83,6 +87,31 @@ def test_scores_are_those_of_one_machine(engine: Engine, mapper: Mapper) -> None
     parts = list(one.rows)
     assert len(parts) > 3
     assert parts == list(other.rows)
+
+
+def test_files_give_the_slides_of_one_machine(tmp_path: Path, mapper: Mapper) -> None:
+    rng = np.random.default_rng(0)
+    folder = tmp_path / "20x_256px_0px_overlap" / "features_conch_v15"
+    folder.mkdir(parents=True)
+    for i in range(6):
+        with h5py.File(folder / f"TCGA-AA-{i:04d}-01Z-00-DX1.h5", "w") as file:
+            file["features"] = rng.standard_normal((5 + i, 16), dtype=np.float32)
+            file["features"].attrs["encoder"] = "conch_v15"
+            file["coords"] = rng.integers(0, 1000, (5 + i, 2))
+    held = []
+    for name, who in (("here", None), ("there", mapper)):
+        database = Database.create(tmp_path / f"{name}.mq")
+        report = ingest_slides(database, [folder], options=Options(), mapper=who)
+        assert (report.inserted, report.sources) == (6, 6)
+        names = database.dataset(SLIDES).schema.names
+        held.append(database.read(SLIDES, names))
+    assert held[0].equals(held[1])
+    # The damaged one of several is named, and nothing is taken in.
+    (folder / "TCGA-AA-0003-01Z-00-DX1.h5").write_bytes(b"\x89HDF\r\n\x1a\n" + b"x" * 100)
+    database = Database.create(tmp_path / "broken.mq")
+    with pytest.raises(InputError, match="TCGA-AA-0003"):
+        ingest_slides(database, [folder], options=Options(), mapper=mapper)
+    assert not database.has(SLIDES)
 
 
 def test_a_cluster_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
