@@ -21,7 +21,7 @@ import pyarrow as pa
 
 from molquery import genes, readers, rna, scales, schema
 from molquery import keys as keyed
-from molquery.barcodes import patient_of, site_of
+from molquery.barcodes import is_normal, patient_of, site_of
 from molquery.database import (
     Database,
     UpsertCounts,
@@ -278,11 +278,13 @@ def _stream_slides(
     table. The write lock is held from the first batch on.
     """
     tally = _Tally()
-    first = next(part for part in parts if tally.skip(part) or part.ids)
+    while not (first := next(parts)).ids:
+        tally.skip(first)
+    tally.skip(first)
     encoder = _one_encoder([first], encoder)
     kind = encoder_kind(encoder, kind)
     facts = {"encoder": encoder, "kind": kind, "dim": first.vectors.shape[1]}
-    with database.writing(f"ingest {SLIDES.name}"):
+    with database.writing(f"ingest {SLIDES.name}") as draft:
         _check_facts(database, SLIDES, facts)
         space = current_space(database)
         old: dict[str, str] = {}
@@ -300,8 +302,6 @@ def _stream_slides(
                 if not part.ids:
                     continue
                 rows, hashes = _prepared(part, kind, skip_invalid, tally)
-                if appender is None:
-                    appender = stack.enter_context(database.appending(SLIDES, told, facts))
                 keys = rows[SLIDES.key].to_pylist() if old else []
                 there = np.array([key in old for key in keys], dtype=bool)
                 if there.any():
@@ -315,9 +315,13 @@ def _stream_slides(
                     rows = rows.filter(pa.array(~there))
                 if len(rows):
                     _same_columns(rows.schema, told, part.source)
+                    if appender is None:
+                        appender = stack.enter_context(database.appending(SLIDES, told, facts))
                     appender.put(_project(rows, SLIDES, space))
                     tally.inserted += len(rows)
         tally.count(_update(database, changed, space, facts))
+        if tally.inserted or tally.updated:
+            draft["details"] = f"{tally.inserted} slides inserted, {tally.updated} updated"
     return IngestReport(
         table=SLIDES.name,
         inserted=tally.inserted,
@@ -489,6 +493,11 @@ def ingest_profiles(
     rows, alone = _rows(PROFILES, ids, expression, metadata, keep)
     said = [_ALONE.format(n=alone, table=PROFILES.name)] if alone else []
     said += more
+    if normal := [i for i in rows[PROFILES.key].to_pylist() if is_normal(i)]:
+        said.append(
+            f"{len(normal)} profiles are of normal tissue by their barcodes ({some(normal, 3)}): "
+            "they are paired with slides of normal tissue only, never with those of the tumour"
+        )
     with database.writing("ingest profiles"):
         counts = _upsert(database, PROFILES, rows, facts)
         if embeddings:
@@ -899,17 +908,23 @@ def _one_encoder(parts: Sequence[readers.Slides], encoder: str | None) -> str:
     named = sorted({part.encoder for part in parts if part.encoder})
     if encoder is None and len(named) == 1 and all(part.encoder for part in parts):
         return named[0]
+    places = {part.encoder: part.source for part in reversed(parts)}
+    found = ", ".join(f"{name} in {places[name]}" for name in named) or "no encoder name"
+    apart = "ingest the files of one encoder: a folder, a glob in quotes, or a list of paths"
+    if len(named) > 1:
+        raise MismatchError(
+            "the files hold embeddings of several encoders", found=found, hint=apart
+        )
     if encoder is None:
         raise MismatchError(
-            "the files hold embeddings of several encoders" if len(named) > 1
-            else "the files do not say which encoder made the vectors",
-            found=", ".join(named) or "no encoder name",
-            hint="--encoder NAME (titan, prism, conch …), one encoder at a time",
+            "the files do not say which encoder made the vectors" if not named
+            else f"some files do not say which encoder made the vectors: {places[None]}",
+            found=found,
+            hint=f"--encoder {named[0] if named else 'NAME'}, if that is what made them all",
         )  # fmt: skip
     if any(name.lower() != encoder.lower() for name in named):
-        raise MismatchError(
-            f"--encoder {encoder} is not what the files say", found=", ".join(named)
-        )
+        raise MismatchError(f"--encoder {encoder} is not what the files say", found=found,
+                            hint=f"leave out --encoder, or {apart}")  # fmt: skip
     return encoder
 
 
@@ -968,6 +983,8 @@ def _rows(
         barcodes = [patient_of(i) for i in ids]
         own = sum(p is None and b is None for p, b in zip(patients, barcodes, strict=True))
         patients = [p or b or i for p, b, i in zip(patients, barcodes, ids, strict=True)]
+    # A column of patients may hold the barcodes of samples: two samples are one patient.
+    patients = [patient_of(p or "") or p for p in patients]
     sites = [s or site_of(p or "") for s, p in zip(sites, patients, strict=True)]
     own_columns = (spec.key, schema.PATIENT, schema.COHORT, schema.SITE)
     extra = [c for c in metadata.schema.names if c not in (*own_columns, SLIDES.key, PROFILES.key)]
@@ -1038,6 +1055,12 @@ def current_symbols(
     """
     resolved = genes.resolve(names, kind=kind)
     unresolved = sum(symbol is None for symbol in resolved.symbols)
+    if kind != "auto" and unresolved == len(names):
+        raise InputError(
+            f"none of the {len(names)} gene names is known as --gene-id {kind}",
+            found=some(names, 3),
+            hint="leave out --gene-id: the kind is told from the names",
+        )
     notes = [
         f"genes read as {resolved.kind} identifiers: {len(names) - unresolved} of {len(names)} are "
         f"known ({genes.table_version()})"
@@ -1057,9 +1080,16 @@ def current_symbols(
         pairs = [f"{old} -> {new}" for old, new in resolved.renamed.items()]
         notes.append(f"{len(pairs)} genes renamed to current symbols: {some(pairs, 3)}")
     if len(order) < len(usable):
+        several = [gene for gene, n in Counter(current[i] for i in usable).items() if n > 1]
         notes.append(
-            f"{len(usable) - len(order)} gene columns are duplicates of another after renaming: "
-            "one of each is kept (the current name first, then the higher mean)"
+            f"{len(usable) - len(order)} gene columns are duplicates of another after renaming "
+            f"({some(several, 3)}): one of each is kept (the current name first, then the higher "
+            "mean)"
+        )
+    if sum(n == s.capitalize() for n, s in resolved.renamed.items()) > len(names) / 2:
+        notes.append(
+            "WARNING: the genes are written as those of the mouse are (Cd8a): they are read as the "
+            "human genes of the same letters"
         )
     if dropped:
         notes.append(f"{len(dropped)} pseudo-autosomal (_PAR_Y) gene columns left out")

@@ -16,8 +16,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-_TYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", "U64": "<u8"}
-_NAMES = {np.dtype(code): name for name, code in _TYPES.items()}
+TYPES = {
+    "F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", "U64": "<u8", "U8": "|u1",
+}  # fmt: skip
+_NAMES = {np.dtype(code): name for name, code in TYPES.items()}
 _ALIGN = 4096  # where the first array begins: a page, so that it can be mapped by itself
 _LENGTH = 8  # bytes of the number that says how long the header is
 
@@ -93,5 +95,5 @@ def read_arrays(path: Path) -> tuple[dict[str, npt.NDArray[Any]], dict[str, str]
     for name, told in header.items():
         first, last = told["data_offsets"]
         content = whole[start + first : start + last]
-        arrays[name] = content.view(_TYPES[told["dtype"]]).reshape(told["shape"])
+        arrays[name] = content.view(TYPES[told["dtype"]]).reshape(told["shape"])
     return arrays, metadata

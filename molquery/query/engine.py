@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from molquery import __version__, schema
+from molquery import __version__, index, schema
+from molquery.barcodes import pair_keys
 from molquery.database import Database, list_to_matrix
 from molquery.errors import ColumnError, DatabaseError, InputError, NotReadyError, OutputError, some
 from molquery.evaluate.held_out import HeldOutPairs, describe
@@ -21,12 +22,16 @@ from molquery.genesets.scoring import GeneSet
 from molquery.predict import COHORT_SCHEME, PATIENT_SCHEME, SITE_SCHEME, Operator
 from molquery.query import calibrate, methods, prepared
 from molquery.query.prepared import Prepared
+from molquery.recipes import load_recipe
 from molquery.records import Predictability, Provenance
 from molquery.reference import DEFAULT_SCORING, Reference
 from molquery.schema import PROFILES, SLIDES
 from molquery.space import DEFAULT_SPACE, need_space, not_aligned, space_facts
 from molquery.threads import Mapper
 from molquery.vectors import Bools, Float, Ints, Matrix, Strings, as_text
+
+if TYPE_CHECKING:
+    from molquery.index import Index, Source
 
 
 class Engine:
@@ -50,12 +55,8 @@ class Engine:
         self.space_id = str(database.manifest()["spaces"][DEFAULT_SPACE]["space_id"])
         self.versions = {spec.name: database.version(spec) for spec in (SLIDES, PROFILES)}
         table = database.read_sidecar(SLIDES, self.slide_columns)
-        self.slide_ids: Strings = as_text(table[SLIDES.key])
-        self.patients: Strings = as_text(table[schema.PATIENT])
-        self.cohorts: Strings = as_text(table[schema.COHORT])
-        self._pair_keys: Strings = as_text(table[facts["settings"]["pair_on"]])
-        #: (n_slides,) what was held out together when the space was learned, usually patients.
-        self.groups: Strings = as_text(table[self._split_on])
+        self._texts = {name: table[name] for name in self.slide_columns}
+        self.n_slides = len(table)
         self.notices: list[str] = []
         if hold_out := facts.get("hold_out"):
             self.notices.append(
@@ -63,8 +64,33 @@ class Engine:
                 f"space and not used ({hold_out['rule']})"
             )
         self._views: dict[str, list[methods.View]] = {}
+        self._indexes: dict[tuple[str, str, bool], Index] = {}
         #: What searches on this snapshot have computed already (see `molquery.query.search`).
         self.answers: dict[tuple[Any, ...], Any] = {}
+
+    @cached_property
+    def slide_ids(self) -> Strings:
+        """(n_slides,) in order."""
+        return as_text(self._texts[SLIDES.key])
+
+    @cached_property
+    def patients(self) -> Strings:
+        """(n_slides,) their patients."""
+        return as_text(self._texts[schema.PATIENT])
+
+    @cached_property
+    def cohorts(self) -> Strings:
+        """(n_slides,) their cohorts."""
+        return as_text(self._texts[schema.COHORT])
+
+    @cached_property
+    def groups(self) -> Strings:
+        """(n_slides,) what was held out together when the space was learned, usually patients."""
+        return (
+            self.patients
+            if self._split_on == schema.PATIENT
+            else as_text(self._texts[self._split_on])
+        )
 
     @property
     def slide_columns(self) -> list[str]:
@@ -104,9 +130,10 @@ class Engine:
         try:
             prepared.store(self.database, self.space_id, planned, self._mapper)
             found = prepared.load(self.database, self.space_id)
-            shared = schema.shared_column(self.space_id)
-            self.database.write_sidecar(SLIDES, [*self.slide_columns, shared])
-            self.database.write_sidecar(PROFILES, [*Reference.COLUMNS, shared])
+            self.database.write_sidecar(SLIDES, self.slide_columns)
+            self.database.write_sidecar(PROFILES, Reference.COLUMNS)
+            for source in self._sources.values():
+                index.build(self.database, source, load_recipe("flat"))
         except (DatabaseError, OutputError):
             self.notices.append("what was computed for this query could not be stored: the next "
                                 "one computes it again")  # fmt: skip
@@ -274,14 +301,14 @@ class Engine:
             table = self.database.read(PROFILES, [pair_on])
             keys = as_text(table[pair_on])
         rows_of: dict[str, list[int]] = {}
-        for j, key in enumerate(keys):
+        for j, key in enumerate(pair_keys(self.reference.ids.tolist(), keys.tolist())):
             if key:
-                rows_of.setdefault(str(key), []).append(j)
-        both = [
-            (i, j)
-            for i in operator.rows[operator.model >= 0]
-            for j in rows_of.get(str(self._pair_keys[i]), [])
-        ]
+                rows_of.setdefault(key, []).append(j)
+        known = operator.rows[operator.model >= 0]
+        pair_on = as_text(self._texts[self.facts["settings"]["pair_on"]])[known]
+        keyed = pair_keys(self.slide_ids[known].tolist(), pair_on.tolist())
+        key_of = dict(zip(known.tolist(), keyed, strict=True))
+        both = [(i, j) for i in known for j in rows_of.get(key_of[i], [])]
         if not both:  # they were deleted after the space was learned
             raise NotReadyError(
                 f"no slide of {self.database.path} has a profile of its own patient any more: "
@@ -338,12 +365,75 @@ class Engine:
         The inner product with [x, 1] is the hubness-corrected similarity to a slide x, and with
         [r, 0] the cosine to another profile.
         """
-        hubs = need_space(self.database).final.hubness(self.profile_vectors)
-        return np.hstack([self.profile_vectors, -hubs[:, None]])
+        held = index.stored_vectors(self.database, self._sources[PROFILES.name])
+        return self._profile_rows() if held is None else held
+
+    def _profile_rows(self) -> Matrix:
+        vectors = self._read_shared(PROFILES)
+        hubs = need_space(self.database).final.hubness(vectors)
+        return np.hstack([vectors, -hubs[:, None]])
 
     def _shared(self, spec: schema.TableSpec) -> Matrix:
+        if spec is PROFILES:
+            return np.ascontiguousarray(self.profile_index_vectors[:, :-1])
+        held = index.stored_vectors(self.database, self._sources[spec.name])
+        return self._read_shared(spec) if held is None else held
+
+    def shared_rows(self, spec: schema.TableSpec, rows: Ints) -> Matrix:
+        """(n_rows, dim) shared vectors of some rows, by ascending position."""
+        held = index.stored_vectors(self.database, self._sources[spec.name], rows)
+        found = self._read_shared(spec, rows) if held is None else held
+        return np.ascontiguousarray(found[:, : self.facts["dim"]])
+
+    def _read_shared(self, spec: schema.TableSpec, rows: Ints | None = None) -> Matrix:
         column = schema.shared_column(self.space_id)
-        return list_to_matrix(self.database.read_sidecar(spec, [column])[column])
+        if rows is None:
+            return list_to_matrix(self.database.read(spec, [column])[column])
+        return list_to_matrix(self.database.take(spec, [column], rows)[column])
+
+    @cached_property
+    def _sources(self) -> dict[str, Source]:
+        """The rows that indexes are built over."""
+        space = {"name": DEFAULT_SPACE, "space_id": self.space_id}
+        dim = int(self.facts["dim"])
+        slides = index.Source(
+            SLIDES, self.n_slides, dim, space, lambda: self.slide_ids,
+            lambda rows: self._read_shared(SLIDES, rows),
+        )  # fmt: skip
+        profiles = index.Source(
+            PROFILES, self.database.count(PROFILES), dim + 1, space, lambda: self.reference.ids,
+            lambda rows: self._profile_rows()[rows],
+        )  # fmt: skip
+        return {SLIDES.name: slides, PROFILES.name: profiles}
+
+    def source(self, spec: schema.TableSpec) -> Source:
+        """The rows of a table that indexes are built over."""
+        return self._sources[spec.name]
+
+    def forget_indexes(self) -> None:
+        """Load indexes anew when they are next asked for: others have been built."""
+        self._indexes.clear()
+
+    def index(
+        self, spec: schema.TableSpec, *, device: str = "auto", approximate: bool = False
+    ) -> Index:
+        """The best usable index of a table, loaded once.
+
+        Args:
+            device: as `index.devices` takes it; with 'auto' a GPU is used by recipes for GPUs.
+            approximate: prefer an approximate one even where an exact one is fast.
+
+        Raises:
+            IndexFileError: none can be used, or the device is not there.
+        """
+        at = (spec.name, device, approximate)
+        if at not in self._indexes:
+            gpus = index.devices(device)
+            self._indexes[at] = index.load_current(
+                self.database, self.source(spec), devices=gpus, approximate=approximate,
+                every_recipe=device != "auto",
+            )  # fmt: skip
+        return self._indexes[at]
 
     def slide_column(self, name: str) -> Strings:
         """A metadata column of the slides as text; missing values are the empty string."""
@@ -356,7 +446,7 @@ class Engine:
     def slides_where(self, where: str | None) -> Bools:
         """(n_slides,) mask of the slides that satisfy a SQL filter over the metadata."""
         if where is None:
-            return np.ones(len(self.slide_ids), dtype=bool)
+            return np.ones(self.n_slides, dtype=bool)
         table = self.database.read(SLIDES, [SLIDES.key], where=where)
         return np.isin(self.slide_ids, as_text(table[SLIDES.key]))
 
