@@ -9,13 +9,14 @@ import h5py
 import numpy as np
 import pytest
 
-from molquery import cluster
+from molquery import cluster, index
 from molquery.database import Database
 from molquery.errors import InputError
 from molquery.genesets import collections
 from molquery.ingest import ingest_slides
 from molquery.query import batch, prepared
 from molquery.query.engine import Engine
+from molquery.query.indexes import build_indexes
 from molquery.query.prepared import Prepared
 from molquery.readers import Options
 from molquery.schema import SLIDES
@@ -112,6 +113,24 @@ def test_files_give_the_slides_of_one_machine(tmp_path: Path, mapper: Mapper) ->
     with pytest.raises(InputError, match="TCGA-AA-0003"):
         ingest_slides(database, [folder], options=Options(), mapper=mapper)
     assert not database.has(SLIDES)
+
+
+def test_an_index_is_merged_from_shards(
+    aligned: Path, tmp_path: Path, mapper: Mapper, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("molquery.index.searcher.SHARD", 60)  # several shards
+    found = []
+    for name, who in (("here", None), ("there", mapper)):
+        shutil.copytree(aligned, tmp_path / name)
+        engine = Engine(Database.open(tmp_path / name))
+        slides, _ = build_indexes(engine, "ivf", mapper=who)
+        assert slides["rows"] == len(engine.slide_ids) > 200
+        loaded = index.load(engine.database, "default-slides-ivf", engine.source(SLIDES))
+        found.append((slides["recall_at_10"], loaded.search(engine.slide_vectors[::7], 10)))
+    (recall, (scores, rows)), (other_recall, (other_scores, other_rows)) = found
+    assert recall == other_recall
+    np.testing.assert_array_equal(rows, other_rows)
+    np.testing.assert_array_equal(scores, other_scores)
 
 
 def test_a_cluster_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:

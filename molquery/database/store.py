@@ -67,6 +67,10 @@ class Database:
         self._orders: dict[tuple[str, int], Ints | None] = {}
         self._whole: dict[Path, tuple[tuple[int, int, int], Checked]] = {}
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """In another process: the same version of it; what was checked here is checked there."""
+        return _at, (self.path, self._pinned)
+
     @classmethod
     def create(cls, path: str | os.PathLike[str]) -> Database:
         """A new, empty database in a directory that does not exist yet or is empty.
@@ -775,6 +779,12 @@ class Database:
         draft = self._draft
         assert draft is not None
         draft["details"] = "; ".join(filter(None, [draft["details"], text]))
+
+
+def _at(path: Path, pinned: Manifest | None) -> Database:
+    database = Database(path)
+    database._pinned = pinned
+    return database
 
 
 def _now() -> str:
