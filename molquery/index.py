@@ -206,6 +206,8 @@ def _search(
         probes = handle.nlist if wide else n_probe
         parameters = faiss.SearchParametersIVF(nprobe=probes, sel=selector)
     k = min(k, handle.ntotal)
+    # On two threads the sums are made in another order, and one query takes longer than on one.
+    faiss.omp_set_num_threads(1)
     scores, positions = handle.search(np.ascontiguousarray(queries), k, params=parameters)
     scores[positions < 0] = -np.inf
     return scores, positions.astype(np.int64)
