@@ -138,6 +138,7 @@ def run(
 ) -> Ended:
     """One command in a fresh process, killed or interrupted if so asked."""
     log = scratch / f"{os.getpid()}.log"
+    log.unlink(missing_ok=True)
     start = time.monotonic()
     process = _SPAWN.Process(target=_command, args=(arguments, str(log), kill_at))
     process.start()
