@@ -32,8 +32,9 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from molquery import index, schema
+from molquery.barcodes import pair_keys
 from molquery.database import Database, list_to_matrix
-from molquery.schema import PROFILES, SLIDES
+from molquery.schema import PROFILES, SLIDES, TableSpec
 from molquery.space import TEMPERATURE, Fold, Model, SharedSpace
 from molquery.threads import Mapper, parallel, streamed
 from molquery.vectors import (
@@ -63,7 +64,7 @@ _NEAR_ROWS = 2_048  # slides whose distances to all training slides are in memor
 NEAREST = 10  # training slides whose mean distance says how near a slide is to them
 #: What stored operators depend on beside the data; the first number counts changes of the formula
 #: and of how it is stored.
-SETTINGS = (3, NEIGHBOURS, SOFT_SHARE, COMPONENTS, RIDGE, OWN_SLOPE, LEVEL, GRAND)
+SETTINGS = (4, NEIGHBOURS, SOFT_SHARE, COMPONENTS, RIDGE, OWN_SLOPE, LEVEL, GRAND)
 _FEW_SETS = 4  # up to here the weights are used as they are: no matrix, no scipy
 _DENSE_CELLS = 50_000_000  # slides x profiles up to which the weights are held as a dense matrix
 _FEW_COLUMNS = 7  # up to here one sparse product a set is faster than one for all
@@ -653,12 +654,11 @@ def read_rows(database: Database, space: SharedSpace) -> tuple[Rows, Rows]:
     """Slides and profiles of a database as prediction needs them."""
     pair_on, split_on = space.facts["settings"]["pair_on"], space.facts["split_on"]
 
-    def rows(spec: schema.TableSpec) -> Rows:
-        columns = [spec.vector, pair_on, split_on, schema.COHORT]
-        table = database.read(spec, list(dict.fromkeys(columns)))
-        vectors = list_to_matrix(table[spec.vector])
-        keys, groups, cohorts = (as_text(table[c]) for c in (pair_on, split_on, schema.COHORT))
-        return Rows(vectors, keys, groups, cohorts)
+    columns = (pair_on, split_on, schema.COHORT)
+
+    def rows(spec: TableSpec) -> Rows:
+        table = database.read(spec, _needed(spec, columns, spec.vector))
+        return _rows(spec, table, list_to_matrix(table[spec.vector]), columns)
 
     return rows(SLIDES), rows(PROFILES)
 
@@ -721,26 +721,35 @@ class Weigh:
 
     def __call__(self, rows: Ints) -> list[Operator]:
         """The operator of ascending positions (n,), in the batches of a single machine."""
-        names = list(dict.fromkeys([SLIDES.vector, *self.columns]))
+        names = _needed(SLIDES, self.columns, SLIDES.vector)
         return [
-            self.predictor.weights(_texts(table, list_to_matrix(table[SLIDES.vector]),
-                                          self.columns), positions)
+            self.predictor.weights(
+                _rows(SLIDES, table, list_to_matrix(table[SLIDES.vector]), self.columns), positions
+            )
             for positions, table in self.database.batches(SLIDES, names, rows=rows)
         ]  # fmt: skip
 
 
-def _texts(table: pa.Table, vectors: Matrix, columns: Sequence[str]) -> Rows:
-    return Rows(vectors, *(as_text(table[c]) for c in columns))
+def _rows(spec: TableSpec, table: pa.Table, vectors: Matrix, columns: Sequence[str]) -> Rows:
+    """Rows of a table, which `_needed` names the columns of."""
+    ids = as_text(table[spec.key])
+    pair_on, groups, cohorts = (as_text(table[c]) for c in columns)
+    keys = np.array(pair_keys(ids.tolist(), pair_on.tolist()), dtype=str)
+    return Rows(vectors, keys, groups, cohorts)
+
+
+def _needed(spec: TableSpec, columns: Sequence[str], *more: str) -> list[str]:
+    return list(dict.fromkeys([spec.key, *columns, *more]))
 
 
 def fit(database: Database, space: SharedSpace) -> Fitted:
     """Fit what predicts the slides of a database. Reads the vectors of slides with RNA alone."""
     pair_on, split_on = space.facts["settings"]["pair_on"], space.facts["split_on"]
     own = (pair_on, split_on, schema.COHORT)
-    table = database.read(PROFILES, list(dict.fromkeys([PROFILES.vector, *own])))
-    profiles = _texts(table, list_to_matrix(table[PROFILES.vector]), own)
-    table = database.read(SLIDES, list(dict.fromkeys([SLIDES.key, schema.CONTENT_HASH, *own])))
-    slides = _texts(table, np.empty((len(table), 0), np.float32), own)
+    table = database.read(PROFILES, _needed(PROFILES, own, PROFILES.vector))
+    profiles = _rows(PROFILES, table, list_to_matrix(table[PROFILES.vector]), own)
+    table = database.read(SLIDES, _needed(SLIDES, own, schema.CONTENT_HASH))
+    slides = _rows(SLIDES, table, np.empty((len(table), 0), np.float32), own)
     at = np.flatnonzero(has_rna(slides, profiles))
     vectors = list_to_matrix(database.take(SLIDES, [SLIDES.vector], at)[SLIDES.vector])
     paired = replace(slides.some(at), vectors=vectors)

@@ -278,8 +278,20 @@ def project_tables(database: Database, space: SharedSpace) -> None:
     column = schema.shared_column(space.space_id)
     with database.writing("project"):
         database.set_vectors(SLIDES, column, project_slides(database, space))
-        expression = database.matrix(PROFILES, PROFILES.vector)
-        database.set_vectors(PROFILES, column, space.project_profiles(expression))
+        database.set_vectors(PROFILES, column, project_profiles(database, space))
+
+
+def project_profiles(database: Database, space: SharedSpace) -> Matrix:
+    """Shared vectors (n_profiles, dim) of every profile, the same bits on any number of threads."""
+    out = np.empty((database.count(PROFILES), space.final.dim), np.float32)
+
+    def project(batch: tuple[Ints, pa.Table]) -> tuple[Ints, Matrix]:
+        positions, rows = batch
+        return positions, space.project_profiles(list_to_matrix(rows[PROFILES.vector]))
+
+    for positions, shared in streamed(project, database.batches(PROFILES, [PROFILES.vector])):
+        out[positions] = shared
+    return out
 
 
 def project_slides(database: Database, space: SharedSpace) -> Matrix:

@@ -64,7 +64,13 @@ def searchers() -> dict[str, tuple[index.Searcher, float]]:
 
 
 def source_of(database: Database, vectors: Matrix, names: list[str] | None = None) -> index.Source:
-    """Points in the place of the slides of a database."""
+    """Points in the place of the slides of a database; where they are more, they came since."""
+    built, known = Database.vectors_version(database, SLIDES), database.__dict__.get("points", 0)
+    database.points = len(vectors)
+    database.count = lambda spec, where=None: len(vectors)
+    if known and len(vectors) != known:
+        database.vectors_version = lambda spec: built + 1
+        database.grown_from = lambda spec: [built]
     entry = database.manifest()["spaces"][DEFAULT_SPACE]
     keys = np.array(names or [f"S{i:06d}" for i in range(len(vectors))])
     space = {"name": DEFAULT_SPACE, "space_id": entry["space_id"]}
@@ -276,6 +282,7 @@ def test_a_changed_block_is_found_when_it_is_read(aligned_copy: Path) -> None:
         stream.seek(-1, 1)
         stream.write(bytes([byte[0] ^ 1]))
     again = Database.open(aligned_copy)
+    source_of(again, vectors)
     loaded = index.load(again, key, source)
     first = np.zeros(20_000, bool)
     first[:50] = True
@@ -285,8 +292,10 @@ def test_a_changed_block_is_found_when_it_is_read(aligned_copy: Path) -> None:
     assert index.stored_vectors(again, source) is None
     assert index.stored_vectors(again, source, np.arange(5)) is not None
     file.with_name(file.name + ".sums").write_bytes(b"\0" * 8)
+    again = Database.open(aligned_copy)
+    source_of(again, vectors)
     with pytest.raises(IndexFileError, match="damaged"):
-        index.load(Database.open(aligned_copy), key, source)
+        index.load(again, key, source)
 
 
 def test_an_interrupted_build_leaves_no_half_index(
