@@ -289,7 +289,7 @@ def lists_of(handle: Any, n: int) -> Ints:
 def reason(error: RuntimeError) -> str:
     """What FAISS says, without the place in its source."""
     told = re.sub(r"^Error in .*? at \S+:\d+: ", "", str(error), flags=re.DOTALL)
-    return told.removeprefix("Error: ").split(" at /")[0].strip()[:200]
+    return told.split("Error: ")[-1].split(" at /")[0].strip()[:200]
 
 
 # GPUs --------------------------------------------------------------------------------------------
