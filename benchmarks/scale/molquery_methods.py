@@ -1,0 +1,3 @@
+from benchmarks.scale.methods import METHODS
+
+ALL = METHODS
