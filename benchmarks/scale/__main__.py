@@ -67,23 +67,22 @@ def run(tasks: dict[str, list[Task]], results: Results, rounds: int) -> dict[str
     All methods of a part take their turn before any has a second one, so that what else the machine
     does falls on all alike.
     """
-    steps: list[tuple[str, str, Task]] = []
+    steps: list[tuple[str, Task]] = []
+    begun_already: set[str] = set()
     for part, mine in tasks.items():
-        for task in plan.archives(mine):
-            steps.append((part, key_of("build", task), task))
-        for task in plan.builds(mine):
-            steps.append((part, key_of("build", task), task))
+        for task in [*plan.archives(mine), *plan.builds(mine)]:
+            if str(plan.place_of(task)) not in begun_already:
+                begun_already.add(str(plan.place_of(task)))
+                steps.append((key_of("build", task), task))
         for turn in range(1 if part in plan.ONCE else rounds):
             for task in mine:
                 key = key_of(part, task)
                 if len(results.rounds.get(key, [])) <= turn:
-                    steps.append((part, key, {**task, "round": turn}))
+                    steps.append((key, task))
     failed: dict[str, str] = {}
-    made: set[str] = set()
     begun = time.monotonic()
-    for done, (_, key, task) in enumerate(steps):
-        building = task["measure"] in ("make", "build")
-        if key in failed or (building and key in made):
+    for done, (key, task) in enumerate(steps):
+        if key in failed:
             continue
         spent = time.monotonic() - begun
         left = spent / done * (len(steps) - done) if done else 0.0
@@ -93,8 +92,7 @@ def run(tasks: dict[str, list[Task]], results: Results, rounds: int) -> dict[str
         except RuntimeError as error:
             failed[key] = str(error)
             continue
-        if building:
-            made.add(key)
+        if task["measure"] in ("make", "build"):
             results.rounds.pop(key, None)
         results.add(key, found)
     if steps:

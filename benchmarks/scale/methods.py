@@ -152,23 +152,56 @@ def _few_rows_per_list(handle: Any) -> None:
     faiss.extract_index_ivf(handle).cp.max_points_per_centroid = _TRAIN_PER_LIST
 
 
-def _faiss_open(
-    threads: int | None = None, blas: bool = False
-) -> Callable[[Archive, Path], Search]:
+def _faiss_search(handle: Any) -> Search:
+    def search(queries, k, setting, allowed):  # type: ignore[no-untyped-def]
+        parameters = _parameters(handle, setting, _bitmap(allowed))
+        return handle.search(queries, min(k, handle.ntotal), params=parameters)[1]
+
+    return search
+
+
+def _faiss_open(threads: int | None = None) -> Callable[[Archive, Path], Search]:
     def open_(archive: Archive, folder: Path) -> Search:
         import faiss
 
         handle = faiss.read_index(str(folder / "index.faiss"))
         if threads:
             faiss.omp_set_num_threads(threads)
+        return _faiss_search(handle)
+
+    return open_
+
+
+def _faiss_refined_open(archive: Archive, folder: Path) -> Search:
+    """Refined with the float32 vectors themselves, in memory."""
+    import faiss
+
+    handle = faiss.read_index(str(folder / "index.faiss"))
+    faiss.omp_set_num_threads(1)
+    vectors = archive.matrix()
+    refined = faiss.IndexRefineFlat(handle, faiss.swig_ptr(vectors))
+    return _faiss_search(refined)
+
+
+def _faiss_flat(
+    factory: str, threads: int | None = None, blas: bool = False
+) -> Callable[[Archive, Path], Search]:
+    """Nothing is trained, so the index is made in memory, a block at a time."""
+
+    def open_(archive: Archive, folder: Path) -> Search:
+        import faiss
+
+        vectors = archive.vectors
+        handle = faiss.index_factory(vectors.shape[1], factory, faiss.METRIC_INNER_PRODUCT)
+        for start in range(0, archive.rows, 50_000):
+            block = np.array(vectors[start : start + 50_000])
+            handle.train(block)
+            handle.add(block)
+        if threads:
+            faiss.omp_set_num_threads(threads)
         if blas:  # the default of 1.15 keeps a batch of 64 off BLAS
             faiss.cvar.distance_compute_blas_threshold = 2000
-
-        def search(queries, k, setting, allowed):  # type: ignore[no-untyped-def]
-            parameters = _parameters(handle, setting, _bitmap(allowed))
-            return handle.search(queries, min(k, handle.ntotal), params=parameters)[1]
-
-        return search
+        return _faiss_search(handle)
 
     return open_
 
@@ -176,7 +209,8 @@ def _faiss_open(
 def _faiss_array_open(archive: Archive, folder: Path) -> Search:
     import faiss
 
-    handle = faiss.read_index(str(folder / "index.faiss"))
+    handle = faiss.IndexFlatIP(archive.vectors.shape[1])
+    handle.add(archive.matrix())
 
     def search(queries, k, setting, allowed):  # type: ignore[no-untyped-def]
         selector = faiss.IDSelectorArray(np.flatnonzero(allowed))
@@ -243,19 +277,16 @@ def write_lance(archive: Archive, path: Path) -> None:
     lancedb.connect(path).create_table("rows", source, mode="overwrite")
 
 
-def _lance_build(kind: str | None) -> Callable[[Archive, Path], None]:
+def _lance_build(kind: str) -> Callable[[Archive, Path], None]:
     def build(archive: Archive, folder: Path) -> None:
         import lancedb
         from lancedb.index import IvfPq, IvfRq
 
         write_lance(archive, folder)
-        if kind:
-            partitions = lists(archive.rows) // 4  # LanceDB's own default is near sqrt(rows)
-            config = {"IvfPq": IvfPq, "IvfRq": IvfRq}[kind]
-            table = lancedb.connect(folder).open_table("rows")
-            table.create_index(
-                "vector", config=config(distance_type="dot", num_partitions=partitions)
-            )
+        partitions = lists(archive.rows) // 4  # near sqrt(rows), LanceDB's own default
+        config = {"IvfPq": IvfPq, "IvfRq": IvfRq}[kind]
+        table = lancedb.connect(folder).open_table("rows")
+        table.create_index("vector", config=config(distance_type="dot", num_partitions=partitions))
 
     return build
 
@@ -271,6 +302,8 @@ def _lance_open(archive: Archive, folder: Path) -> Search:
             ask = table.search(q).distance_type("dot").limit(k).select(["id", "_distance"])
             if "nprobes" in setting:
                 ask = ask.nprobes(setting["nprobes"]).refine_factor(setting["refine"])
+            else:
+                ask = ask.bypass_vector_index()
             if "where" in setting:
                 ask = ask.where(setting["where"], prefilter=True)
             ids = ask.to_arrow()["id"].to_numpy()
@@ -380,24 +413,18 @@ METHODS: tuple[Method, ...] = (
         "torch float16", "torch", _torch_open("float16"), exact=True, tags=_tags(FLAT, RANKING)
     ),
     Method(
-        "FAISS Flat", "faiss", _faiss_open(), _faiss_build("Flat"), exact=True, folder="faiss-flat",
-        tags=_tags(FLAT, BATCH, RANKING),
+        "FAISS Flat", "faiss", _faiss_flat("Flat"), exact=True, tags=_tags(FLAT, BATCH, RANKING)
     ),
     Method(
-        "FAISS Flat, 1 thread", "faiss", _faiss_open(1), _faiss_build("Flat"), exact=True,
-        folder="faiss-flat", tags=_tags(FLAT, FILTER),
+        "FAISS Flat, 1 thread", "faiss", _faiss_flat("Flat", 1), exact=True,
+        tags=_tags(FLAT, FILTER),
     ),
     Method(
-        "FAISS Flat, BLAS", "faiss", _faiss_open(blas=True), _faiss_build("Flat"), exact=True,
-        folder="faiss-flat", tags=_tags(BATCH),
+        "FAISS Flat, BLAS", "faiss", _faiss_flat("Flat", blas=True), exact=True, tags=_tags(BATCH)
     ),
+    Method("FAISS Flat, id array", "faiss", _faiss_array_open, exact=True, tags=_tags(FILTER)),
     Method(
-        "FAISS Flat, id array", "faiss", _faiss_array_open, _faiss_build("Flat"), exact=True,
-        folder="faiss-flat", tags=_tags(FILTER),
-    ),
-    Method(
-        "FAISS SQfp16, 1 thread", "faiss", _faiss_open(1), _faiss_build("SQfp16"), exact=True,
-        tags=_tags(FLAT),
+        "FAISS SQfp16, 1 thread", "faiss", _faiss_flat("SQfp16", 1), exact=True, tags=_tags(FLAT)
     ),
     Method(
         "FAISS Flat, shards", "faiss", _faiss_shards_open("Flat"), exact=True, tags=_tags(FLAT)
@@ -406,16 +433,16 @@ METHODS: tuple[Method, ...] = (
         "FAISS SQfp16, shards", "faiss", _faiss_shards_open("SQfp16"), exact=True, tags=_tags(FLAT)
     ),
     Method(
-        "LanceDB, no index", "lancedb", _lance_open, _lance_build(None), exact=True,
-        folder="lance", tags=_tags(FLAT),
+        "LanceDB, no index", "lancedb", _lance_open, _lance_build("IvfPq"), exact=True,
+        folder="lance-pq", tags=_tags(FLAT),
     ),
     Method(
         "FAISS IVF-Flat", "faiss", _faiss_open(1), _faiss_build("IVF{nlist},Flat", _few_rows_per_list),
         settings=_NPROBE, tags=_tags(APPROXIMATE, FILTER),
     ),
     Method(
-        "FAISS IVF-RaBitQ, refined", "faiss", _faiss_open(1),
-        _faiss_build("IVF{nlist},RaBitQ,RFlat", _few_rows_per_list),
+        "FAISS IVF-RaBitQ, refined", "faiss", _faiss_refined_open,
+        _faiss_build("IVF{nlist},RaBitQ", _few_rows_per_list),
         settings=_REFINED, tags=_tags(APPROXIMATE),
     ),
     Method(
@@ -424,7 +451,7 @@ METHODS: tuple[Method, ...] = (
     ),
     Method(
         "LanceDB IVF_PQ", "lancedb", _lance_open, _lance_build("IvfPq"), settings=_LANCE,
-        tags=_tags(APPROXIMATE),
+        folder="lance-pq", tags=_tags(APPROXIMATE),
     ),
     Method(
         "LanceDB IVF_RQ", "lancedb", _lance_open, _lance_build("IvfRq"), settings=_LANCE,

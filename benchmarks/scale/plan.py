@@ -114,22 +114,25 @@ def builds(tasks: list[Task]) -> list[Task]:
     """The builds that the tasks need and that are not there yet, each once."""
     needed: dict[Path, Task] = {}
     for task in tasks:
-        if "method" in task:
-            of = method(task["method"])
-            folder = folder_of(of, task)
-            if of.build and not (folder / "built.json").is_file():
-                needed.setdefault(folder, {**_place(task), "measure": "build", "method": of.name})
+        if "method" in task and method(task["method"]).build:
+            build = {**_place(task), "measure": "build", "method": task["method"]}
+            if not (place_of(build) / "built.json").is_file():
+                needed.setdefault(place_of(build), build)
     return list(needed.values())
 
 
 def archives(tasks: list[Task]) -> list[Task]:
-    """The archives that the tasks need and that are not there yet."""
-    needed: dict[Path, Task] = {}
-    for task in tasks:
-        folder = Path(task["work"]) / f"{task['kind']}-{task['rows']}"
-        if not (folder / "made.json").is_file():
-            needed.setdefault(folder, {**_place(task), "measure": "make"})
+    """The archives that the tasks need and that are not there yet, each once."""
+    makes = [{**_place(task), "measure": "make"} for task in tasks]
+    needed = {place_of(m): m for m in makes if not (place_of(m) / "made.json").is_file()}
     return list(needed.values())
+
+
+def place_of(task: Task) -> Path:
+    """The folder that a task makes or builds."""
+    if "method" in task:
+        return folder_of(method(task["method"]), task)
+    return Path(task["work"]) / f"{task['kind']}-{task['rows']}"
 
 
 def _place(task: Task) -> dict[str, Any]:

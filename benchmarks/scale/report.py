@@ -84,7 +84,7 @@ def built(results: Results, place: str, method: str) -> Row:
     from benchmarks.scale.measure import method as named
 
     of = named(method)
-    if of.build is None:
+    if of.build is None or of.exact:
         return {}
     for key in (f"build / {place} / build / {method}", *_sharing(results, place, of.folder)):
         if key in results.rounds:
