@@ -1,0 +1,201 @@
+"""Arrays in files that are mapped into memory, and checked block by block before they are believed.
+
+A file of arrays is a safetensors file: a header that says where each array lies, then their bytes.
+Beside it stands a file of sums: one xxh3-64 of every 64 KiB. A query that reads a thousand rows of
+a million checks the blocks that hold them and no others, and one that reads everything checks
+everything, at about the speed at which memory is read. Nothing is checked twice by one process.
+"""
+
+from __future__ import annotations
+
+import json
+import mmap
+import os
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from molquery.errors import DatabaseError
+from molquery.vectors import Ints
+
+#: Bytes under one sum.
+BLOCK = 1 << 16
+#: What the name of a file of sums ends with.
+SUMS = ".sums"
+_ALIGN = 4096  # where the first array begins: a page, so that it can be mapped by itself
+_MAGIC = 8
+_HEADER_LIMIT = 100_000_000
+_TYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", "U8": "|u1"}
+_NAMES = {np.dtype(code): name for name, code in _TYPES.items()}
+
+AnyArray = npt.NDArray[Any]
+
+
+def block_sums(path: Path) -> AnyArray:
+    """(n_blocks,) uint64: the xxh3-64 of every 64 KiB of a file; the last block may be shorter."""
+    size = path.stat().st_size
+    if size == 0:
+        return np.empty(0, "<u8")
+    with path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as whole:
+        return _hash(whole, np.arange(-(-size // BLOCK)))
+
+
+def _hash(content: Any, blocks: Ints) -> AnyArray:
+    """(n,) uint64: the sums of some blocks."""
+    from xxhash import xxh3_64_intdigest
+
+    with memoryview(content) as view:
+
+        def some(part: Ints) -> list[int]:
+            return [xxh3_64_intdigest(view[b * BLOCK : (b + 1) * BLOCK]) for b in part.tolist()]
+
+        if len(blocks) < 256:
+            return np.array(some(blocks), dtype="<u8")
+        halves = np.array_split(blocks, 2)
+        with ThreadPoolExecutor(len(halves)) as pool:
+            return np.concatenate([np.array(s, dtype="<u8") for s in pool.map(some, halves)])
+
+
+class Checked:
+    """A file mapped into memory, of which blocks are checked before they are read.
+
+    Raises:
+        OSError: it cannot be opened.
+    """
+
+    def __init__(self, path: Path, sums: bytes) -> None:
+        self.path = path
+        with path.open("rb") as stream:
+            size = os.fstat(stream.fileno()).st_size
+            self._map = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) if size else b""
+        self.content: AnyArray = np.frombuffer(self._map, np.uint8)
+        self._sums = np.frombuffer(sums, "<u8")
+        self._good = np.zeros(len(self._sums), dtype=bool)
+        if len(self._sums) != -(-size // BLOCK):
+            raise self._damaged(f"it has {size} bytes, and sums of {len(self._sums)} blocks")
+
+    def check(self, start: int = 0, stop: int | None = None) -> None:
+        """Check the blocks that hold these bytes.
+
+        Raises:
+            DatabaseError: one of them is not what was written.
+        """
+        stop = len(self.content) if stop is None else stop
+        self.check_blocks(np.arange(start // BLOCK, -(-stop // BLOCK)))
+
+    def check_blocks(self, blocks: Ints) -> None:
+        """As `check`, of blocks by number."""
+        todo = blocks[~self._good[blocks]]
+        if len(todo) == 0:
+            return
+        differ = todo[_hash(self._map, todo) != self._sums[todo]]
+        if len(differ):
+            raise self._damaged(f"bytes {differ[0] * BLOCK} and on are not what was written")
+        self._good[todo] = True
+
+    def _damaged(self, found: str) -> DatabaseError:
+        return DatabaseError(
+            f"{self.path.name} is damaged", found=found, hint="molquery doctor --repair"
+        )
+
+
+class Arrays:
+    """The arrays of a checked file, by name.
+
+    Raises:
+        DatabaseError: its header is damaged.
+    """
+
+    def __init__(self, file: Checked) -> None:
+        self.file = file
+        file.check(0, min(_MAGIC, len(file.content)))
+        length = int.from_bytes(file.content[:_MAGIC].tobytes(), "little")
+        file.check(0, min(_MAGIC + length, len(file.content)))
+        header = json.loads(file.content[_MAGIC : _MAGIC + length].tobytes())
+        self.metadata: dict[str, str] = header.pop("__metadata__", {})
+        self._start = _MAGIC + length
+        self._header: dict[str, Any] = header
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._header
+
+    @property
+    def names(self) -> list[str]:
+        """The names of the arrays."""
+        return list(self._header)
+
+    def unchecked(self, name: str) -> AnyArray:
+        """An array as it lies in the file, none of it checked yet: see `check_rows`."""
+        told = self._header[name]
+        first, last = told["data_offsets"]
+        content = self.file.content[self._start + first : self._start + last]
+        return content.view(_TYPES[told["dtype"]]).reshape(told["shape"])
+
+    def whole(self, name: str) -> AnyArray:
+        """An array, after all of it has been checked; read-only, without a copy."""
+        first, last = self._header[name]["data_offsets"]
+        self.file.check(self._start + first, self._start + last)
+        return self.unchecked(name)
+
+    def check_rows(self, name: str, rows: Ints) -> None:
+        """Check the blocks that hold some rows of an array.
+
+        Raises:
+            DatabaseError: one of them is not what was written.
+        """
+        told = self._header[name]
+        first, last = told["data_offsets"]
+        if len(rows) == 0:
+            return
+        width = (last - first) // told["shape"][0]
+        low = (self._start + first + rows * width) // BLOCK
+        high = (self._start + first + (rows + 1) * width - 1) // BLOCK
+        span = int((high - low).max())
+        blocks = low[:, None] + np.arange(span + 1)
+        needed = np.zeros(len(self.file._good), dtype=bool)
+        needed[np.minimum(blocks, high[:, None])] = True
+        self.file.check_blocks(np.flatnonzero(needed))
+
+    def rows(self, name: str, rows: Ints) -> AnyArray:
+        """A copy of some rows of an array, checked."""
+        self.check_rows(name, rows)
+        return self.unchecked(name)[rows]
+
+
+class Rows:
+    """An array that is written row by row: its shape, its type, and parts of it in order."""
+
+    def __init__(self, shape: tuple[int, ...], dtype: Any, parts: Iterable[AnyArray]) -> None:
+        self.shape, self.dtype, self.parts = shape, np.dtype(dtype), parts
+
+
+def write_arrays(
+    path: Path, arrays: Mapping[str, AnyArray | Rows], metadata: Mapping[str, str]
+) -> None:
+    """Write a safetensors file, array after array, in memory that does not grow with `Rows`."""
+    header: dict[str, Any] = {"__metadata__": dict(metadata)}
+    offset = 0
+    for name, array in arrays.items():
+        size = int(np.prod(array.shape)) * array.dtype.itemsize
+        header[name] = {
+            "dtype": _NAMES[array.dtype.newbyteorder("<")],
+            "shape": list(array.shape),
+            "data_offsets": [offset, offset + size],
+        }
+        offset += size
+    text = json.dumps(header).encode()
+    text += b" " * (-(_MAGIC + len(text)) % _ALIGN)
+    with path.open("wb") as stream:
+        stream.write(len(text).to_bytes(_MAGIC, "little") + text)
+        for array in arrays.values():
+            parts = array.parts if isinstance(array, Rows) else [array]
+            written = 0
+            for part in parts:
+                stream.write(np.ascontiguousarray(part, dtype=array.dtype).data)
+                written += len(part)
+            if written != array.shape[0]:
+                raise AssertionError(f"{written} of {array.shape[0]} rows were given")

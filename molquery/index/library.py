@@ -1,0 +1,249 @@
+"""FAISS behind a few typed functions: the only module that imports it.
+
+What is known of FAISS 1.15 and is not in its manual is kept here: which thresholds make it slow,
+how a filter is given to each type of index, what the GPU can not do.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import faiss
+import numpy as np
+import numpy.typing as npt
+
+from molquery.vectors import Bools, Ints, Matrix
+
+#: float32 or float16, (n, d), C-contiguous.
+Vectors = npt.NDArray[Any]
+
+# Above this many queries x dimensions FAISS uses BLAS; its own 128,000 makes a batch of 64 at
+# d = 512 eight times slower than BLAS is.
+faiss.cvar.distance_compute_blas_threshold = 2000
+
+#: The most neighbours that the classic GPU indexes can return.
+GPU_MOST = 2048
+
+
+def threads() -> int:
+    """Processors that this process may use."""
+    held = os.environ.get("OMP_NUM_THREADS", "")
+    if held.isdigit() and int(held):
+        return int(held)
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@cache
+def _pool() -> ThreadPoolExecutor:
+    # OpenMP counts threads by the thread that asks: each of these works alone.
+    return ThreadPoolExecutor(threads(), initializer=lambda: faiss.omp_set_num_threads(1))
+
+
+def in_parts(n: int, work: Callable[[int, int], Any], *, least: int = 16_384) -> list[Any]:
+    """`work(start, stop)` over parts of n rows, one a processor, side by side.
+
+    One query against a flat index is bound by memory: FAISS's own threads make it slower, while two
+    Python threads (FAISS releases the interpreter) reach the bandwidth of the machine.
+    """
+    parts = max(1, min(threads(), n // least))
+    edges = [n * p // parts for p in range(parts + 1)]
+    if parts == 1:
+        return [work(0, n)]
+    return list(_pool().map(work, edges[:-1], edges[1:]))
+
+
+def scores(vectors: Vectors, query: Matrix) -> Matrix:
+    """(n,) float32 inner products of every row with a query (d,)."""
+    n, d = vectors.shape
+    out = np.empty(n, np.float32)
+    q = np.ascontiguousarray(query, np.float32)
+
+    def plain(start: int, stop: int) -> None:
+        rows = vectors[start:stop]
+        faiss.fvec_inner_products_ny(
+            faiss.swig_ptr(out[start:stop]), faiss.swig_ptr(q), faiss.swig_ptr(rows), d, len(rows)
+        )
+
+    def half(start: int, stop: int) -> None:
+        scanner, ids = _scanner(d, q), np.arange(stop - start)
+        found = faiss.RangeSearchResult(1)
+        partial = faiss.RangeSearchPartialResult(found)
+        codes = faiss.swig_ptr(vectors[start:stop].view(np.uint8))
+        least = float(np.finfo(np.float32).min)
+        result = partial.new_result(0)
+        scanner.scan_codes_range(stop - start, codes, faiss.swig_ptr(ids), least, result)
+        partial.finalize()
+        at = faiss.rev_swig_ptr(found.labels, stop - start)
+        out[start + at] = faiss.rev_swig_ptr(found.distances, stop - start)
+
+    if n:
+        in_parts(n, half if vectors.dtype == np.float16 else plain)
+    return out
+
+
+def scores_of(vectors: Vectors, query: Matrix, rows: Ints) -> Matrix:
+    """(n_rows,) float32 inner products of some rows with a query (d,), without copying them."""
+    out = np.empty(len(rows), np.float32)
+    q = np.ascontiguousarray(query, np.float32)
+    if vectors.dtype == np.float16:
+        return scores(np.asarray(vectors[rows], dtype=np.float32), q)
+
+    def part(start: int, stop: int) -> None:
+        faiss.fvec_inner_products_by_idx(
+            faiss.swig_ptr(out[start:stop]), faiss.swig_ptr(q), faiss.swig_ptr(vectors),
+            faiss.swig_ptr(rows[start:stop]), vectors.shape[1], 1, stop - start,
+        )  # fmt: skip
+
+    rows = np.ascontiguousarray(rows, np.int64)
+    if len(rows):
+        in_parts(len(rows), part, least=4096)
+    return out
+
+
+def nearest_half(vectors: Vectors, query: Matrix, k: int) -> tuple[Matrix, Ints]:
+    """Of float16 rows the k nearest to a query (d,), in no order; more of them where rows tie."""
+    n, d = vectors.shape
+    q = np.ascontiguousarray(query, np.float32)
+
+    def part(start: int, stop: int) -> tuple[Matrix, Ints]:
+        best, at = np.full(k, -np.inf, np.float32), np.full(k, -1, np.int64)
+        scanner, ids = _scanner(d, q), np.arange(start, stop)
+        codes = faiss.swig_ptr(vectors[start:stop].view(np.uint8))
+        scanner.scan_codes(
+            stop - start, codes, faiss.swig_ptr(ids), faiss.swig_ptr(best), faiss.swig_ptr(at), k
+        )
+        return best, at
+
+    found = in_parts(n, part)
+    best, at = (np.concatenate(side) for side in zip(*found, strict=True))
+    return best[at >= 0], at[at >= 0]
+
+
+def _scanner(d: int, query: Matrix) -> Any:
+    quantizer = faiss.ScalarQuantizer(d, faiss.ScalarQuantizer.QT_fp16)
+    scanner = quantizer.select_InvertedListScanner(
+        faiss.METRIC_INNER_PRODUCT, None, False, None, False
+    )
+    scanner.quantizer = quantizer  # it points to it
+    scanner.set_query(faiss.swig_ptr(query))
+    scanner.set_list(0, 0.0)
+    return scanner
+
+
+def nearest_many(vectors: Matrix, queries: Matrix, k: int) -> tuple[Matrix, Ints]:
+    """The k nearest of float32 rows to each of many queries, by BLAS: (n_queries, k) each."""
+    found = faiss.knn(queries, vectors, k, faiss.METRIC_INNER_PRODUCT)
+    return found[0], found[1]
+
+
+# Approximate indexes -----------------------------------------------------------------------------
+
+
+def make(factory: str, d: int) -> Any:
+    """An empty index by inner product.
+
+    Raises:
+        RuntimeError: FAISS does not know the factory string.
+    """
+    return faiss.index_factory(d, factory, faiss.METRIC_INNER_PRODUCT)
+
+
+def fill(
+    handle: Any, sample: Matrix, batches: Sequence[tuple[int, int]], get: Callable[..., Matrix]
+) -> None:
+    """Train on a sample where the type needs it, then add `get(start, stop)` of every batch."""
+    if not handle.is_trained:
+        handle.train(sample)
+    for start, stop in batches:
+        handle.add(np.ascontiguousarray(get(start, stop), np.float32))
+
+
+def write(handle: Any, path: Path) -> None:
+    """Save an index; what lies on a GPU is copied from it first."""
+    if hasattr(handle, "getDevice") or type(handle).__name__.startswith(("Gpu", "IndexShards")):
+        handle = faiss.index_gpu_to_cpu(handle)
+    faiss.write_index(handle, str(path))
+
+
+def read(path: Path, *, mapped: bool = True) -> Any:
+    """A saved index; its large arrays are mapped and not read.
+
+    Raises:
+        RuntimeError: it is not an index.
+    """
+    if not mapped:
+        return faiss.read_index(str(path))
+    flags = faiss.IO_FLAG_MMAP_IFC | faiss.IO_FLAG_READ_ONLY
+    return faiss.read_index(str(path), flags)
+
+
+def renumber(handle: Any, new: Ints) -> None:
+    """Give the rows of an inverted-file index other numbers: row i becomes `new[i]`."""
+    lists = handle.invlists
+    for number in range(handle.nlist):
+        size = lists.list_size(number)
+        if size:
+            ids = faiss.rev_swig_ptr(lists.get_ids(number), size)
+            ids[:] = new[ids]
+
+
+def add_numbered(handle: Any, vectors: Matrix, numbers: Ints) -> None:
+    """Add rows to an inverted-file index under given numbers."""
+    handle.add_with_ids(np.ascontiguousarray(vectors, np.float32), numbers)
+
+
+def is_inverted(handle: Any) -> bool:
+    """Whether an index has inverted lists, so that rows can be renumbered and added to it."""
+    return hasattr(handle, "nlist") and hasattr(handle, "invlists")
+
+
+def search(
+    handle: Any,
+    queries: Matrix,
+    k: int,
+    *,
+    probes: int | None,
+    breadth: int | None,
+    allowed: Bools | None = None,
+) -> tuple[Matrix, Ints]:
+    """The k nearest by an index, (n_queries, k) each: -1 pads.
+
+    Args:
+        probes: inverted lists to scan, for types that have them; breadth: `efSearch` of a graph.
+        allowed: (n,) rows that may be found.
+    """
+    selector, bits = None, None
+    if allowed is not None:
+        bits = np.packbits(allowed, bitorder="little")
+        selector = faiss.IDSelectorBitmap(len(allowed), faiss.swig_ptr(bits))
+    parameters: Any
+    if probes is not None:
+        kind = faiss.SearchParametersIVF
+        if isinstance(handle, faiss.IndexIVFRaBitQ):
+            kind = faiss.IVFRaBitQSearchParameters
+        parameters = kind(nprobe=min(probes, handle.nlist), sel=selector)
+    elif breadth is not None:
+        parameters = faiss.SearchParametersHNSW(efSearch=max(breadth, k), sel=selector)
+    else:
+        parameters = faiss.SearchParameters(sel=selector)
+    queries = np.ascontiguousarray(queries, np.float32)
+    k = min(k, handle.ntotal)
+    if len(queries) == 1:  # several threads only get in each other's way
+        found = _pool().submit(handle.search, queries, k, params=parameters).result()
+    else:
+        found = handle.search(queries, k, params=parameters)
+    del bits
+    return found[0], found[1].astype(np.int64)
+
+
+# GPUs --------------------------------------------------------------------------------------------
+
+
+def gpus() -> int:
+    """The number of GPUs that FAISS can use."""
+    return int(faiss.get_num_gpus())
