@@ -7,8 +7,9 @@ how a filter is given to each type of index, what the GPU can not do.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,8 @@ Vectors = npt.NDArray[Any]
 # d = 512 eight times slower than BLAS is.
 faiss.cvar.distance_compute_blas_threshold = 2000
 
+#: From this many queries on products go through BLAS and all processors.
+MANY = 4
 #: The most neighbours that the classic GPU indexes can return.
 GPU_MOST = 2048
 
@@ -36,6 +39,18 @@ def threads() -> int:
     if held.isdigit() and int(held):
         return int(held)
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@contextmanager
+def one_thread(wanted: bool = True) -> Iterator[None]:
+    """Keep OpenMP to the thread that asks: a second one that waits for work costs milliseconds."""
+    before = faiss.omp_get_max_threads()
+    if wanted:
+        faiss.omp_set_num_threads(1)
+    try:
+        yield
+    finally:
+        faiss.omp_set_num_threads(before)
 
 
 @cache
@@ -53,7 +68,8 @@ def in_parts(n: int, work: Callable[[int, int], Any], *, least: int = 16_384) ->
     parts = max(1, min(threads(), n // least))
     edges = [n * p // parts for p in range(parts + 1)]
     if parts == 1:
-        return [work(0, n)]
+        with one_thread():
+            return [work(0, n)]
     return list(_pool().map(work, edges[:-1], edges[1:]))
 
 
@@ -165,9 +181,7 @@ def fill(
 
 def write(handle: Any, path: Path) -> None:
     """Save an index; what lies on a GPU is copied from it first."""
-    if hasattr(handle, "getDevice") or type(handle).__name__.startswith(("Gpu", "IndexShards")):
-        handle = faiss.index_gpu_to_cpu(handle)
-    faiss.write_index(handle, str(path))
+    faiss.write_index(from_gpus(handle), str(path))
 
 
 def read(path: Path, *, mapped: bool = True) -> Any:
@@ -203,42 +217,54 @@ def is_inverted(handle: Any) -> bool:
 
 
 def search(
-    handle: Any,
-    queries: Matrix,
-    k: int,
-    *,
-    probes: int | None,
-    breadth: int | None,
-    allowed: Bools | None = None,
+    handle: Any, queries: Matrix, k: int, width: int, allowed: Bools | None = None
 ) -> tuple[Matrix, Ints]:
     """The k nearest by an index, (n_queries, k) each: -1 pads.
 
     Args:
-        probes: inverted lists to scan, for types that have them; breadth: `efSearch` of a graph.
+        width: inverted lists to open, or `efSearch` of a graph; 0 for types that have neither.
         allowed: (n,) rows that may be found.
     """
-    selector, bits = None, None
+    selector = None
     if allowed is not None:
         bits = np.packbits(allowed, bitorder="little")
         selector = faiss.IDSelectorBitmap(len(allowed), faiss.swig_ptr(bits))
-    parameters: Any
-    if probes is not None:
-        kind = faiss.SearchParametersIVF
-        if isinstance(handle, faiss.IndexIVFRaBitQ):
-            kind = faiss.IVFRaBitQSearchParameters
-        parameters = kind(nprobe=min(probes, handle.nlist), sel=selector)
-    elif breadth is not None:
-        parameters = faiss.SearchParametersHNSW(efSearch=max(breadth, k), sel=selector)
-    else:
+    if not width:
         parameters = faiss.SearchParameters(sel=selector)
+    elif not is_inverted(handle):
+        parameters = faiss.SearchParametersHNSW(efSearch=max(width, k), sel=selector)
+    elif isinstance(handle, faiss.IndexIVFRaBitQ):  # takes no other, and would not filter
+        parameters = faiss.IVFRaBitQSearchParameters(nprobe=min(width, handle.nlist), sel=selector)
+    else:
+        parameters = faiss.SearchParametersIVF(nprobe=min(width, handle.nlist), sel=selector)
     queries = np.ascontiguousarray(queries, np.float32)
     k = min(k, handle.ntotal)
-    if len(queries) == 1:  # several threads only get in each other's way
-        found = _pool().submit(handle.search, queries, k, params=parameters).result()
-    else:
+    with one_thread(len(queries) < MANY):
         found = handle.search(queries, k, params=parameters)
-    del bits
     return found[0], found[1].astype(np.int64)
+
+
+def nearest_lists(handle: Any, queries: Matrix, count: int) -> tuple[Matrix, Ints]:
+    """The inverted lists nearest to each query, (n_queries, count) each."""
+    with one_thread(len(queries) < MANY):
+        found = handle.quantizer.search(queries, count)
+    return found[0], found[1].astype(np.int64)
+
+
+def lists_of(handle: Any, n: int) -> Ints:
+    """(n,) the inverted list of every row."""
+    out = np.zeros(n, np.int64)
+    lists = handle.invlists
+    for number in range(handle.nlist):
+        size = lists.list_size(number)
+        if size:
+            out[faiss.rev_swig_ptr(lists.get_ids(number), size)] = number
+    return out
+
+
+def reason(error: RuntimeError) -> str:
+    """What FAISS says, without the place in its source."""
+    return str(error).split(": Error: ")[-1].split(" at /")[0].strip()[:200]
 
 
 # GPUs --------------------------------------------------------------------------------------------
@@ -247,3 +273,72 @@ def search(
 def gpus() -> int:
     """The number of GPUs that FAISS can use."""
     return int(faiss.get_num_gpus())
+
+
+def has_cuvs() -> bool:
+    """Whether this FAISS has cuVS."""
+    return hasattr(faiss, "GpuIndexCagra")
+
+
+def flat_on_gpus(vectors: Vectors, devices: Sequence[int]) -> Any:
+    """An exact index in float16 in the memory of one GPU, or cut into shards over several."""
+    n, d = vectors.shape
+    edges = [n * i // len(devices) for i in range(len(devices) + 1)]
+    shards = []
+    for device, start, stop in zip(devices, edges[:-1], edges[1:], strict=True):
+        config = faiss.GpuIndexFlatConfig()
+        config.device, config.useFloat16 = device, True
+        shard = faiss.GpuIndexFlatIP(_resources(device), d, config)
+        for first in range(start, stop, 262_144):
+            part = vectors[first : min(first + 262_144, stop)]
+            shard.add(np.ascontiguousarray(part, np.float32))
+        shards.append(shard)
+    if len(shards) == 1:
+        return shards[0]
+    whole = faiss.IndexShards(d, True, True)  # threaded; rows numbered through
+    for shard in shards:
+        whole.add_shard(shard)
+    whole.molquery_shards = shards  # it points to them
+    return whole
+
+
+def to_gpus(handle: Any, devices: Sequence[int], *, cuvs: bool) -> Any:
+    """An index moved to one GPU, or copied to several that share the queries.
+
+    A graph becomes CAGRA, which only a FAISS with cuVS has.
+    """
+    if cuvs and not is_inverted(handle):
+        config = faiss.GpuIndexCagraConfig()
+        config.device = devices[0]
+        metric = faiss.METRIC_INNER_PRODUCT
+        graph = faiss.GpuIndexCagra(_resources(devices[0]), handle.d, metric, config)
+        if handle.ntotal:
+            graph.copyFrom(handle)
+        return graph
+    resources = [_resources(device) for device in devices]
+    if len(devices) == 1:
+        options = faiss.GpuClonerOptions()
+        options.useFloat16 = True
+        options.use_cuvs = cuvs
+        return faiss.index_cpu_to_gpu(resources[0], devices[0], handle, options)
+    options = faiss.GpuMultipleClonerOptions()
+    options.useFloat16 = True
+    options.shard = False
+    options.use_cuvs = cuvs
+    return faiss.index_cpu_to_gpu_multiple_py(resources, handle, options, list(devices))
+
+
+def from_gpus(handle: Any) -> Any:
+    """The index on the CPU: CAGRA as HNSW, any other as itself."""
+    if type(handle).__name__ == "GpuIndexCagra":
+        graph = faiss.IndexHNSWCagra(handle.d, 32, faiss.METRIC_INNER_PRODUCT)
+        handle.copyTo(graph)
+        return graph
+    if type(handle).__name__.startswith(("Gpu", "IndexReplicas", "IndexShards")):
+        return faiss.index_gpu_to_cpu(handle)
+    return handle
+
+
+@cache
+def _resources(device: int) -> Any:
+    return faiss.StandardGpuResources()

@@ -3,7 +3,7 @@
 Scores are float32, added up row by row in the same way whatever the number of threads or queries,
 so that equal rows have equal scores; equal scores are in the order of the rows. Rows may be
 float16: the query stays float32, and each score is off by at most 2^-11 of sum_i |x_i q_i|, which
-for unit vectors is below 5e-4 and mostly near 1e-5 (`tests/test_exact.py`).
+for unit vectors is below 5e-4 and mostly near 1e-5 (`tests/test_scan.py`).
 """
 
 from __future__ import annotations
@@ -14,8 +14,6 @@ from molquery.index import library
 from molquery.index.library import Vectors
 from molquery.vectors import Bools, Float, Ints, Matrix
 
-#: From this many queries on products go through BLAS, and the best are scored again by themselves.
-MANY = 4
 #: Where a smaller share of the rows is allowed, they alone are read; else every row is.
 GATHER = 0.25
 _SPARE = 32  # more candidates than asked for, so that rounding and ties at the end lose nothing
@@ -40,7 +38,7 @@ def top(
         rows = None
     if rows is not None and len(rows) == 0:
         return _nothing(len(queries), k)
-    if len(queries) >= MANY and k + _SPARE < n // 4:
+    if len(queries) >= library.MANY and k + _SPARE < n // 4:
         return _many(vectors, queries, k, rows)
     found = [_one(vectors, query, k, rows) for query in queries]
     scores, at = (np.stack(side) for side in zip(*found, strict=True))
