@@ -1,10 +1,10 @@
 """Every way to search that is measured beside molquery: plain records in a list.
 
-A method builds what it needs into a folder, once, and opens it in the process that is measured. What
-it opens takes queries (n, DIM), k, a setting, and a mask of the rows that are allowed or None, and
-gives positions (n, k), with -1 where there is none. Each is used as its documentation says, with the
-settings that its users turn; threads are those of the library's own default unless the name says
-otherwise.
+A method builds what it needs into a folder, once, and opens it in the process that is measured.
+What it opens takes queries (n, DIM), k, a setting, and a mask of the rows that are allowed or None,
+and gives positions (n, k), with -1 where there is none. Each is used as its documentation says,
+with the settings that its users turn; threads are those of the library's own default unless the
+name says otherwise.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import importlib.util
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -152,7 +153,9 @@ def _few_rows_per_list(handle: Any) -> None:
     faiss.extract_index_ivf(handle).cp.max_points_per_centroid = _TRAIN_PER_LIST
 
 
-def _faiss_search(handle: Any) -> Search:
+def faiss_search(handle: Any) -> Search:
+    """The search of a FAISS index, with a bitmap for a filter."""
+
     def search(queries, k, setting, allowed):  # type: ignore[no-untyped-def]
         parameters = _parameters(handle, setting, _bitmap(allowed))
         return handle.search(queries, min(k, handle.ntotal), params=parameters)[1]
@@ -167,7 +170,7 @@ def _faiss_open(threads: int | None = None) -> Callable[[Archive, Path], Search]
         handle = faiss.read_index(str(folder / "index.faiss"))
         if threads:
             faiss.omp_set_num_threads(threads)
-        return _faiss_search(handle)
+        return faiss_search(handle)
 
     return open_
 
@@ -180,7 +183,7 @@ def _faiss_refined_open(archive: Archive, folder: Path) -> Search:
     faiss.omp_set_num_threads(1)
     vectors = archive.matrix()
     refined = faiss.IndexRefineFlat(handle, faiss.swig_ptr(vectors))
-    return _faiss_search(refined)
+    return faiss_search(refined)
 
 
 def _faiss_flat(
@@ -201,7 +204,7 @@ def _faiss_flat(
             faiss.omp_set_num_threads(threads)
         if blas:  # the default of 1.15 keeps a batch of 64 off BLAS
             faiss.cvar.distance_compute_blas_threshold = 2000
-        return _faiss_search(handle)
+        return faiss_search(handle)
 
     return open_
 
@@ -368,7 +371,7 @@ def _faiss_shards_open(kind: str) -> Callable[[Archive, Path], Search]:
 
         starts = np.linspace(0, archive.rows, processors() + 1).astype(int)
         shards = []
-        for start, stop in zip(starts[:-1], starts[1:], strict=True):
+        for start, stop in pairwise(starts):
             shard = faiss.index_factory(archive.vectors.shape[1], kind, faiss.METRIC_INNER_PRODUCT)
             part = np.array(archive.vectors[start:stop])
             shard.train(part)
@@ -437,7 +440,8 @@ METHODS: tuple[Method, ...] = (
         folder="lance-pq", tags=_tags(FLAT),
     ),
     Method(
-        "FAISS IVF-Flat", "faiss", _faiss_open(1), _faiss_build("IVF{nlist},Flat", _few_rows_per_list),
+        "FAISS IVF-Flat", "faiss", _faiss_open(1),
+        _faiss_build("IVF{nlist},Flat", _few_rows_per_list),
         settings=_NPROBE, tags=_tags(APPROXIMATE, FILTER),
     ),
     Method(

@@ -23,6 +23,8 @@ COLUMNS = (
     "recall10", "recall100", "build_s", "size_mb", "peak_mb", "queries",
 )  # fmt: skip
 BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
+_REDS = ("#c0392b", "#e67e22", "#7b241c", "#d98880", "#b9770e")
+_GREYS = ("#1f4e79", "#2e86ab", "#5f7a61", "#8a6f9e", "#b08d57", "#6b7280", "#3d5a45", "#999999")
 _TITLES = {
     "exact": "Exact, one query, k = 10",
     "batch": "Exact, 64 queries at once, k = 100",
@@ -130,7 +132,7 @@ class Look:
             and all(r.get(k) == v for k, v in equal.items())
         ]  # fmt: skip
 
-    def ms(self, part: str, start: str, **equal: Any) -> float | None:
+    def ms(self, part: str, start: str = "", **equal: Any) -> float | None:
         """The least time among them."""
         times = [r[self.statistic] for r in self.all(part, start, **equal) if self.statistic in r]
         return min(times, default=None)
@@ -150,7 +152,7 @@ def targets(found: list[Row], archive: str, statistic: str = "median_ms") -> lis
     look = Look(found, archive, statistic)
     n = int(archive.rsplit("-", 1)[1])
     bandwidth = look.rate("exact", "memory")
-    flat, half = look.ms("exact", "molquery flat,"), look.ms("exact", "molquery flat16")
+    flat, half = look.ms("exact", method="molquery flat"), look.ms("exact", "molquery flat16")
     out: list[tuple[str, ...]] = []
 
     def add(what: str, value: float | None, limit: float, unit: str, least: bool) -> None:
@@ -308,16 +310,18 @@ def write_recipes(results: Results, found: list[Row], page: Path) -> None:
     """The measured part of the page of recipes, between its two marks."""
     lines = []
     for row in found:
-        if row["part"] not in ("exact", "approximate", "iid") or "molquery" not in row["method"]:
+        if row["part"] not in ("exact", "approximate", "iid") or not ours(row["method"]):
             continue
         recipe = row["method"].removeprefix("molquery ").split(",")[0]
-        figures = [show(row.get(c), c) for c in
-                   ("recall10", "recall100", "median_ms", "p99_ms", "build_s", "size_mb")]  # fmt: skip
+        columns = ("recall10", "recall100", "median_ms", "p99_ms", "build_s", "size_mb")
+        figures = [show(row.get(c), c) for c in columns]
         lines.append([f"`{recipe}`", named(row["archive"]), *figures])
     if not lines or not page.is_file():
         return
     heads = ("recipe", "archive", "recall@10", "recall@100", "median ms", "p99 ms", "build s", "MB")
-    lines = sorted({tuple(line): line for line in lines}.values(), key=lambda l: (l[1], l[0]))
+    lines = sorted(
+        {tuple(line): line for line in lines}.values(), key=lambda line: (line[1], line[0])
+    )
     cpu = f"{results.machine['processor']}, {results.machine['processors']} processors"
     measured = [
         BEGIN,
@@ -366,28 +370,22 @@ def _bars(axis: Any, mine: list[Row]) -> None:
 
 
 def curves(axis: Any, mine: list[Row], across: str) -> None:
-    """One curve a method (and setting, under filters); molquery in red."""
-    grey = iter(
-        ["#1f4e79", "#2e86ab", "#5f7a61", "#8a6f9e", "#b08d57", "#6b7280", "#3d5a45", "#999999"]
-    )
-    red = iter(["#c0392b", "#e67e22", "#a93226", "#d98880", "#7b241c"])
-    names = list(
-        dict.fromkeys(
-            r["method"] + (f", {r['setting']}" if across == "share" and r["setting"] else "")
-            for r in mine
+    """One curve a method (and setting, under filters); molquery in red, hollow below 0.99."""
+    grey, red = iter(_GREYS), iter(_REDS)
+    groups: dict[str, list[Row]] = {}
+    for row in mine:
+        setting = row.get("setting") if across == "share" else None
+        groups.setdefault(f"{row['method']}, {setting}" if setting else row["method"], []).append(
+            row
         )
-    )
-    for name in names:
-        points = sorted(
-            (r[across], r["median_ms"], r["recall10"]) for r in mine
-            if name == r["method"] + (f", {r['setting']}" if across == "share" and r["setting"] else "")
-        )  # fmt: skip
-        colour = next(red, "#c0392b") if ours(name) else next(grey, "#999999")
+    for name, rows_of in groups.items():
+        points = sorted((r[across], r["median_ms"], r["recall10"]) for r in rows_of)
+        colour = next(red, _REDS[0]) if ours(name) else next(grey, _GREYS[-1])
         x, y, right = zip(*points, strict=True)
-        axis.plot(x, y, color=colour, label=name, lw=1.4 if ours(name) else 1)
+        axis.plot(x, y, color=colour, label=name, lw=1.6 if ours(name) else 1)
         fill = [colour if across == "recall10" or r >= 0.99 else "white" for r in right]
         axis.scatter(x, y, c=fill, edgecolors=colour, s=22, zorder=3)
-    if names:
+    if groups:
         axis.legend(fontsize=7)
 
 

@@ -114,8 +114,8 @@ print(1000 * (time.perf_counter() - loaded))
 """
 _ONCE = """
 from benchmarks.scale.measure import opened
-held, _, find, _ = opened({task})
-find(held.queries[:1], 10, _.settings[-1] if False else {{"nprobe": 64, "nprobes": 32, "refine": 10}}, None)
+held, of, find, _ = opened({task})
+find(held.queries[:1], 10, of.settings[-1], None)
 """
 
 
@@ -163,9 +163,7 @@ def _line(name: str, times: list[float], peak: float) -> Result:
     }  # fmt: skip
 
 
-MEASURES: dict[str, Callable[[Task], Result]] = {
-    f.__name__: f for f in (ingest, start, scoring)
-}
+MEASURES: dict[str, Callable[[Task], Result]] = {f.__name__: f for f in (ingest, start, scoring)}
 
 
 # A database to ask.
@@ -274,9 +272,7 @@ def _molquery(database: Path, *command: str) -> float:
 
 
 def _python(code: str) -> str:
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=False
-    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(done.stderr.strip()[-300:])
     return done.stdout.strip() or "0"
