@@ -106,7 +106,7 @@ OWN: tuple[Method, ...] = (
     _recipe("flat16", FLAT, BATCH, RANKING, FILTER, exact=True),
     _recipe("ivf", APPROXIMATE),
     _recipe("ivf-rabitq", APPROXIMATE, FILTER),
-    _recipe("ivfpq", APPROXIMATE),
+    _recipe("ivfpq", APPROXIMATE, slow=True),
     _recipe("hnsw", APPROXIMATE, FILTER, slow=True),
     Method(
         "plain FAISS on molquery ivf-rabitq", "faiss", _plain_open, _build("ivf-rabitq"),
