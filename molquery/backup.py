@@ -108,7 +108,10 @@ def _copy(
         progress("copying", done, len(truth) + len(derived))
     copied = manifest.record(state) | {"tags": {}}  # they name versions that the copy does not hold
     for section in manifest.DERIVED:
-        copied[section] = {k: e for k, e in state[section].items() if e["file"] not in left_out}
+        copied[section] = {
+            k: e for k, e in state[section].items()
+            if not {e["file"], f"{e['file']}.sums"} & set(left_out)
+        }  # fmt: skip
     manifest.write_record(folder, copied)
     manifest.write(folder, copied)
     return int(state["version"]), done, size, tuple(left_out)

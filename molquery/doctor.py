@@ -290,6 +290,8 @@ def _damaged(root: Path, state: State, records: Sequence[State], tell: Progress)
         except OSError as error:
             lost[name] = f"unreadable ({error.strerror})"
     tell("reading files", len(wanted), len(wanted))
+    for name in [name for name in lost if name.endswith(".sums")]:  # nothing is read without them
+        lost.setdefault(name.removesuffix(".sums"), f"without its sums: {name} is {lost[name]}")
     return lost
 
 

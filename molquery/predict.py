@@ -20,18 +20,21 @@ and comparing the scores of these slides with their measured ones says how far t
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from molquery import index, schema
 from molquery.database import Database, list_to_matrix
 from molquery.schema import PROFILES, SLIDES
 from molquery.space import TEMPERATURE, Fold, Model, SharedSpace
-from molquery.threads import parallel
+from molquery.threads import parallel, streamed
 from molquery.vectors import (
     Bools,
     Float,
@@ -55,32 +58,43 @@ RIDGE = 3.0  # penalty, in units of the kernel x.x' / p
 OWN_SLOPE = 0.5  # prior variance of a cohort's own slopes, beside 1 for the shared ones
 LEVEL = 1.0  # prior variance of a cohort's own level
 GRAND = 10.0  # prior variance of the level shared by all cohorts: hardly shrunk
+_NEAR_ROWS = 2_048  # slides whose distances to all training slides are in memory at a time
 NEAREST = 10  # training slides whose mean distance says how near a slide is to them
-#: What stored operators depend on beside the data; the first number counts changes of the formula.
-SETTINGS = (2, NEIGHBOURS, SOFT_SHARE, COMPONENTS, RIDGE, OWN_SLOPE, LEVEL, GRAND)
+#: What stored operators depend on beside the data; the first number counts changes of the
+#: formula and of what is stored.
+SETTINGS = (3, NEIGHBOURS, SOFT_SHARE, COMPONENTS, RIDGE, OWN_SLOPE, LEVEL, GRAND)
 _FEW_SETS = 4  # up to here the weights are used as they are: no matrix, no scipy
 _DENSE_CELLS = 50_000_000  # slides x profiles up to which the weights are held as a dense matrix
+_FEW_COLUMNS = 7  # up to here one sparse product a set is faster than one for all
+_BLOCK = 8_192  # rows of a product at a time
+_Part = Callable[[Ints], Float | Matrix]
 
 
 @dataclass(frozen=True)
 class Operator:
     """The stored weights: reference scores in, slide scores out.
 
+    Its arrays may be memory-mapped. Large archives are gone through a block of rows at a time, each
+    row by itself, so that the scores do not depend on the number of processors.
+
     Attributes:
-        neighbours: (n_slides, k) int32 positions of reference profiles; -1 pads.
-        weights: (n_slides, k) float32, rows sum to 1; 0 where padded.
-        soft_share: (n_slides,) a_i of the formula.
-        model: (n_slides,) int64, the fold whose model predicts the slide; -1 the final model.
-        components: (n_slides, m + 1) c_i and a constant 1.
-        group: (n_slides,) int64, which of the solvers applies: one per model and cohort.
+        rows: (n_rows,) int64, ascending positions of the slides that it covers: all of them, or
+            those with RNA, where the operator is for measuring how good predictions are.
+        neighbours: (n_rows, k) int32 positions of reference profiles; -1 pads at the end.
+        weights: (n_rows, k) float32, rows sum to 1; 0 where padded.
+        soft_share: (n_rows,) a_i of the formula.
+        model: (n_rows,) int64, the fold whose model predicts the slide; -1 the final model.
+        components: (n_rows, m + 1) c_i and a constant 1.
+        group: (n_rows,) int64, which of the solvers applies: one per model and cohort.
         solvers: (n_groups, m + 1, n_reference) float32, G of the formula.
-        distance: (n_slides, 2) float32, how far each slide lies from the training slides of its
+        distance: (n_rows, 2) float32, how far each slide lies from the training slides of its
             model: the root mean square distance to the `NEAREST` of them along the principal
             components, and the distance from the plane of those components (the root of the
             squared prediction error, doi:10.1080/00401706.1979.10489779). Units: standardised
             features. NaN where the scheme does not measure it.
     """
 
+    rows: Ints
     neighbours: npt.NDArray[np.int32]
     weights: Matrix
     soft_share: Matrix
@@ -95,25 +109,57 @@ class Operator:
         """Number of reference profiles that a score vector must cover."""
         return int(self.solvers.shape[2])
 
-    def apply(self, scores: Float, rows: Ints | None = None) -> Float:
+    @property
+    def _small(self) -> bool:
+        return len(self.weights) * self.n_reference <= _DENSE_CELLS
+
+    def apply(self, scores: Float, slides: Ints | None = None) -> Float:
         """Predicted scores (n_slides, n_sets) from reference scores (n_reference, n_sets).
 
-        `rows` restricts the answer to some slides.
+        `slides` are the positions of those wanted, all of them covered; None: all that are.
         """
         values: Matrix = np.asarray(scores, dtype=np.float32)
+        at = self.at(slides)
+        n_sets = values.shape[1]
         # Not "or once the matrix is there": the last bits would depend on what was asked before.
-        few = values.shape[1] <= _FEW_SETS
-        if len(self.weights) * self.n_reference <= _DENSE_CELLS and not few:
+        if self._small and n_sets > _FEW_SETS:
             # Picking rows of the answer is cheaper than copying rows of the matrix.
             whole = np.asarray(self.dense @ values, dtype=np.float64)
-            return whole if rows is None else whole[rows]
-        rows = np.arange(len(self.weights)) if rows is None else rows
-        share = self.soft_share[rows, None].astype(np.float64)
-        return share * self.soft(values, rows) + (1 - share) * self.linear(values, rows)
+            return whole if slides is None else whole[at]
+        soft, linear = self._soft(values), self._linear(values)
+
+        def blend(rows: Ints) -> Float:
+            share = self.soft_share[rows, None].astype(np.float64)
+            return share * soft(rows) + (1 - share) * linear(rows)
+
+        return _in_blocks(blend, at, n_sets)
+
+    def soft(self, scores: Matrix, slides: Ints | None = None) -> Float:
+        """The first term alone, (n_slides, n_sets): the soft average over neighbours."""
+        return _in_blocks(self._soft(scores), self.at(slides), scores.shape[1])
+
+    def linear(self, scores: Matrix, slides: Ints | None = None) -> Float:
+        """The second term alone, (n_slides, n_sets): the ridge regression."""
+        return _in_blocks(self._linear(scores), self.at(slides), scores.shape[1])
+
+    def at(self, slides: Ints | None) -> Ints:
+        """Rows of the arrays (n_slides,) that hold slides, given by their positions.
+
+        Raises:
+            IndexError: a slide is not covered.
+        """
+        if slides is None:
+            return np.arange(len(self.rows))
+        if len(self.rows) and self.rows[-1] == len(self.rows) - 1:
+            return slides
+        found = np.searchsorted(self.rows, slides)
+        if not np.array_equal(self.rows[np.minimum(found, len(self.rows) - 1)], slides):
+            raise IndexError("an operator of slides with RNA does not cover the others")
+        return found
 
     @cached_property
     def dense(self) -> Matrix:
-        """The whole operator as one matrix (n_slides, n_reference), for archives where it fits."""
+        """The whole operator as one matrix (n_rows, n_reference), for archives where it fits."""
         out = np.zeros((len(self.weights), self.n_reference), np.float32)
         share = self.soft_share[:, None]
         padded = self.neighbours < 0
@@ -128,24 +174,80 @@ class Operator:
             out[mine] += linear[mine] @ self.solvers[g]
         return out
 
-    def soft(self, scores: Matrix, rows: Ints) -> Matrix:
-        """The first term alone, (n_rows, n_sets): the soft average over neighbours."""
-        indices, weights = self.neighbours[rows], self.weights[rows]
-        if scores.shape[1] <= _FEW_SETS:  # padding has weight 0, so -1 may point anywhere
+    def _soft(self, scores: Matrix) -> _Part:
+        """What gives the first term of some rows."""
+        n_sets, width = scores.shape[1], self.neighbours.shape[1]
+
+        def few(rows: Ints) -> Matrix:  # padding has weight 0, so -1 may point anywhere
+            indices, weights = self.neighbours[rows], self.weights[rows]
             return np.stack([(weights * s[indices]).sum(axis=1) for s in scores.T], axis=1)
+
+        if self._small and n_sets <= _FEW_SETS:
+            return few  # without scipy, which takes longer to import
         from scipy.sparse import csr_array
 
-        starts = np.arange(0, indices.size + 1, indices.shape[1])
-        flat = (weights.ravel(), np.maximum(indices, 0).ravel(), starts)
-        return np.asarray(csr_array(flat, shape=(len(rows), self.n_reference)) @ scores)
+        # Whole SIMD registers; but for a few sets the products with vectors are faster.
+        padded = np.zeros((len(scores), -(-n_sets // 4) * 4), np.float32)
+        padded[:, :n_sets] = scores
+        columns = [np.ascontiguousarray(column) for column in scores.T]
 
-    def linear(self, scores: Matrix, rows: Ints) -> Matrix:
-        """The second term alone, (n_rows, n_sets): the ridge regression."""
-        out = np.empty((len(rows), scores.shape[1]), np.float32)
-        for g in np.unique(self.group[rows]):
-            mine = self.group[rows] == g
-            out[mine] = self.components[rows[mine]] @ (self.solvers[g] @ scores)
-        return out
+        def product(rows: Ints) -> Matrix:
+            span = _span(rows)
+            indices, weights = self.neighbours[span], self.weights[span]
+            if len(indices) and indices[:, -1].min() < 0:
+                indices = np.maximum(indices, 0)
+            starts = np.arange(0, indices.size + 1, width, dtype=np.int32)
+            flat = (weights.reshape(-1), indices.reshape(-1), starts)
+            sparse = csr_array(flat, shape=(len(rows), self.n_reference))
+            if n_sets <= _FEW_COLUMNS:
+                return np.stack([sparse @ column for column in columns], axis=1)
+            return np.asarray((sparse @ padded)[:, :n_sets])
+
+        return product
+
+    def _linear(self, scores: Matrix) -> _Part:
+        """What gives the second term of some rows."""
+        solved = self.solvers @ scores  # (n_groups, m + 1, n_sets)
+        n_sets = scores.shape[1]
+
+        def by_group(rows: Ints) -> Matrix:
+            group = self.group[rows]
+            out = np.empty((len(rows), n_sets), np.float32)
+            for g in np.unique(group):
+                mine = group == g
+                out[mine] = self.components[rows[mine]] @ solved[g]
+            return out
+
+        def by_row(rows: Ints) -> Matrix:
+            components, group = self.components[_span(rows)], self.group[rows]
+            columns = (np.ascontiguousarray(solved[:, :, s])[group] for s in range(n_sets))
+            each = [np.einsum("ij,ij->i", components, column) for column in columns]
+            return np.stack(each, axis=1)
+
+        return by_row if n_sets <= _FEW_COLUMNS and not self._small else by_group
+
+
+def _in_blocks(part: _Part, rows: Ints, n_sets: int) -> Float:
+    """(n_rows, n_sets) a part of the prediction, a block of rows at a time on every processor."""
+    out = np.empty((len(rows), n_sets))
+
+    def block(start: int) -> None:
+        out[start : start + _BLOCK] = part(rows[start : start + _BLOCK])
+
+    starts = range(0, len(rows), _BLOCK)
+    if len(starts) > 1:
+        parallel(block, starts)
+    elif len(rows):
+        block(0)
+    return out
+
+
+def _span(rows: Ints) -> slice | Ints:
+    """The rows as a slice, where they follow one another: then nothing of a map is copied."""
+    n = len(rows)
+    if n and rows[-1] - rows[0] == n - 1 and bool((np.diff(rows) == 1).all()):
+        return slice(int(rows[0]), int(rows[0]) + n)
+    return rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +263,10 @@ class Rows:
     keys: Strings
     groups: Strings
     cohorts: Strings
+
+    def some(self, rows: Ints) -> Rows:
+        """Some of the rows."""
+        return Rows(self.vectors[rows], self.keys[rows], self.groups[rows], self.cohorts[rows])
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,25 +300,51 @@ def cases(
     the final model. RNA that the space left out enters nowhere. `only` (n_slides,) restricts what
     is predicted.
     """
-    folds = [fold for fold in space.folds if fold.scheme == scheme]
-    paired = np.isin(slides.keys, profiles.keys[profiles.keys != ""])
-    fold_of = {group: f for f, fold in enumerate(folds) for group in fold.held_out}
-    predicted_by = np.array(
-        [fold_of.get(str(g), -1) if p else -1 for g, p in zip(slides.groups, paired, strict=True)],
-        dtype=np.int64,
-    )
-    aligned = paired & np.isin(slides.groups, sorted(fold_of))
-    final = Fold(scheme, frozenset(), space.final)
-    for f, fold in [*enumerate(folds), (-1, final)]:
+    fold_of = _folds(space, scheme)
+    predicted_by = _predicted_by(fold_of, slides, profiles)
+    for f in _in_order(predicted_by if only is None else predicted_by[only]):
         wanted = predicted_by == f
-        rows = np.flatnonzero(wanted if only is None else wanted & only)
-        if len(rows) == 0:
-            continue
-        held = np.isin(slides.groups, sorted(fold.held_out))
-        known = _usable(slides, profiles, fold.held_out | space.left_out)
-        standard = fold.model.slide_input.standardise(slides.vectors)
-        trained = np.flatnonzero(aligned & ~held)
-        yield Case(f, fold.model, rows, np.flatnonzero(known), trained, standard)
+        yield _case(space, scheme, f, slides, profiles, np.flatnonzero(
+            wanted if only is None else wanted & only
+        ))  # fmt: skip
+
+
+def _folds(space: SharedSpace, scheme: str) -> dict[str, int]:
+    """Group -> position of the fold of a scheme that holds it out."""
+    folds = [fold for fold in space.folds if fold.scheme == scheme]
+    return {group: f for f, fold in enumerate(folds) for group in fold.held_out}
+
+
+def _predicted_by(fold_of: Mapping[str, int], slides: Rows, profiles: Rows) -> Ints:
+    """(n_slides,) the fold whose model predicts each slide; -1 the final model."""
+    paired = has_rna(slides, profiles)
+    groups, place = np.unique(slides.groups, return_inverse=True)
+    folds = np.array([fold_of.get(str(g), -1) for g in groups], dtype=np.int64)
+    return np.where(paired, folds[place], -1)
+
+
+def has_rna(slides: Rows, profiles: Rows) -> Bools:
+    """(n_slides,) slides that are paired with some profile."""
+    return np.isin(slides.keys, profiles.keys[profiles.keys != ""])
+
+
+def _in_order(predicted_by: Ints) -> list[int]:
+    """The folds that predict something, the final model last."""
+    folds = np.unique(predicted_by).tolist()
+    return [f for f in folds if f >= 0] + [f for f in folds if f < 0]
+
+
+def _case(
+    space: SharedSpace, scheme: str, f: int, slides: Rows, profiles: Rows, rows: Ints
+) -> Case:
+    folds = [fold for fold in space.folds if fold.scheme == scheme]
+    fold = folds[f] if f >= 0 else Fold(scheme, frozenset(), space.final)
+    aligned = has_rna(slides, profiles) & np.isin(slides.groups, sorted(_folds(space, scheme)))
+    held = np.isin(slides.groups, sorted(fold.held_out))
+    known = _usable(slides, profiles, fold.held_out | space.left_out)
+    standard = fold.model.slide_input.standardise(slides.vectors)
+    trained = np.flatnonzero(aligned & ~held)
+    return Case(f, fold.model, rows, np.flatnonzero(known), trained, standard)
 
 
 def _usable(slides: Rows, profiles: Rows, held: frozenset[str]) -> Bools:
@@ -222,57 +354,123 @@ def _usable(slides: Rows, profiles: Rows, held: frozenset[str]) -> Bools:
     return np.asarray(~np.isin(profiles.groups, sorted(held)) & ~own_rna)
 
 
+@dataclass(frozen=True, slots=True)
+class _Fitted:
+    """A model of a fold scheme with all that it takes to predict any slide."""
+
+    case: Case
+    r: Matrix  # (n_known, dim) projected profiles
+    hubs: Matrix
+    owners: Strings
+    ridge: _Ridge | None
+    training: Matrix  # (n_trained, d) standardised
+
+
+@dataclass(frozen=True, slots=True)
+class Predictor:
+    """The models of a fold scheme: a batch of slides in, their weights out (`weights`).
+
+    Attributes:
+        solvers: (n_groups, m + 1, n_reference) of `Operator`.
+        groups: (fold, cohort) -> which of them.
+    """
+
+    solvers: Matrix
+    groups: Mapping[tuple[int, str], int]
+    _fitted: Mapping[int, _Fitted]
+    _fold_of: Mapping[str, int]
+    _profiles: Rows
+    _width: int
+
+    def weights(self, slides: Rows, positions: Ints) -> Operator:
+        """The operator of some slides, which have these positions (n,) in the archive."""
+        n, k = len(slides.vectors), self._width
+        model = _predicted_by(self._fold_of, slides, self._profiles)
+        neighbours = np.full((n, k), -1, dtype=np.int32)
+        weights = np.zeros((n, k), dtype=np.float32)
+        components = np.zeros((n, COMPONENTS + 1), np.float32)
+        soft_share = np.full(n, SOFT_SHARE, dtype=np.float32)
+        group = np.zeros(n, dtype=np.int64)
+        distance = np.full((n, 2), np.nan, dtype=np.float32)
+        for f in _in_order(model):
+            rows, fitted = np.flatnonzero(model == f), self._fitted[f]
+            known, ridge = fitted.case.known, fitted.ridge
+            standard = fitted.case.model.slide_input.standardise(slides.vectors[rows])
+            cohorts = slides.cohorts[rows]
+            x = fitted.case.model.project_standardised(standard, cohorts.tolist())
+            own = slides.groups[rows] if f < 0 else None
+            found, share = _soft_neighbours(x, fitted.r, fitted.hubs, k, own, fitted.owners)
+            neighbours[rows] = np.where(found >= 0, known[np.maximum(found, 0)], -1)
+            weights[rows] = share
+            for cohort in np.unique(cohorts):
+                mine = rows[cohorts == cohort]
+                group[mine] = self.groups[f, str(cohort)]
+                if ridge is not None and str(cohort) not in ridge.cohorts:
+                    soft_share[mine] = 0.0
+            if ridge is None:
+                soft_share[rows] = 1.0
+                continue
+            components[rows] = ridge.components(standard)
+            for start in range(0, len(rows), _NEAR_ROWS):
+                some = slice(start, start + _NEAR_ROWS)
+                distance[rows[some]] = ridge.distances(standard[some], fitted.training)
+        return Operator(positions, neighbours, weights, soft_share, model, components, group,
+                        self.solvers, distance)  # fmt: skip
+
+
+def fit_predictor(
+    space: SharedSpace, scheme: str, paired: Rows, profiles: Rows, everyone: Rows
+) -> Predictor:
+    """The models of one fold scheme (`patient` or `site`).
+
+    Args:
+        paired: the slides with RNA, which is all that models learn from.
+        everyone: the slides to be predicted; their vectors are not used.
+    """
+    fold_of = _folds(space, scheme)
+    predicted_by = _predicted_by(fold_of, everyone, profiles)
+    fitted: dict[int, _Fitted] = {}
+    groups: dict[tuple[int, str], int] = {}
+    solvers: list[Matrix] = []
+    for f in _in_order(predicted_by):
+        case = _case(space, scheme, f, paired, profiles, np.flatnonzero(predicted_by == f))
+        r = case.model.project_profiles(profiles.vectors[case.known])
+        training = case.standard[case.trained]
+        ridge = None
+        if len(case.trained):
+            ridge = _ridge(training, paired, case.trained, profiles, case.known)
+        fitted[f] = _Fitted(
+            case, r, case.model.hubness(r), profiles.groups[case.known], ridge, training
+        )
+        for cohort in np.unique(everyone.cohorts[case.rows]).tolist():
+            groups[f, cohort] = len(solvers)
+            none = np.zeros((COMPONENTS + 1, len(profiles.vectors)), np.float32)
+            solvers.append(none if ridge is None else ridge.solver(cohort))
+    k = min(NEIGHBOURS, len(profiles.vectors))
+    return Predictor(np.stack(solvers), groups, fitted, fold_of, profiles, k)
+
+
 def build_operator(
     space: SharedSpace, scheme: str, slides: Rows, profiles: Rows, only: Bools | None = None
 ) -> Operator:
-    """The operator of every slide, for the folds of one scheme (`patient` or `site`).
-
-    Rows of slides that are not among `only` (n_slides,), where it is given, mean nothing.
-    """
-    n, k = len(slides.vectors), min(NEIGHBOURS, len(profiles.vectors))
-    model = np.full(n, -1, dtype=np.int64)
-    neighbours = np.full((n, k), -1, dtype=np.int32)
-    weights = np.zeros((n, k), dtype=np.float32)
-    components = np.zeros((n, COMPONENTS + 1), np.float32)
-    soft_share = np.full(n, SOFT_SHARE, dtype=np.float32)
-    group = np.zeros(n, dtype=np.int64)
-    distance = np.full((n, 2), np.nan, dtype=np.float32)
-    solvers: list[Matrix] = []
-    for case in cases(space, scheme, slides, profiles, only):
-        rows, known, standard = case.rows, case.known, case.standard
-        model[rows] = case.fold
-        x = case.model.project_standardised(standard[rows], slides.cohorts[rows].tolist())
-        r = case.model.project_profiles(profiles.vectors[known])
-        own = slides.groups[rows] if case.fold < 0 else None
-        found, share = _soft_neighbours(x, r, case.model.hubness(r), k, own, profiles.groups[known])
-        neighbours[rows] = np.where(found >= 0, known[np.maximum(found, 0)], -1)
-        weights[rows] = share
-        if len(case.trained) == 0:
-            soft_share[rows] = 1.0
-            solvers.append(np.zeros((COMPONENTS + 1, len(profiles.vectors)), np.float32))
-            group[rows] = len(solvers) - 1
-            continue
-        ridge = _ridge(standard[case.trained], slides, case.trained, profiles, known)
-        components[rows] = ridge.components(standard[rows])
-        distance[rows] = ridge.distances(standard[rows], standard[case.trained])
-        for cohort in np.unique(slides.cohorts[rows]):
-            mine = rows[slides.cohorts[rows] == cohort]
-            solvers.append(ridge.solver(str(cohort)))
-            group[mine] = len(solvers) - 1
-            if str(cohort) not in ridge.cohorts:
-                soft_share[mine] = 0.0
-    stacked = np.stack(solvers)
-    return Operator(neighbours, weights, soft_share, model, components, group, stacked, distance)
+    """The operator of every slide, or of those among `only` (n_slides,), for the folds of one
+    scheme (`patient` or `site`)."""
+    rows = np.arange(len(slides.keys)) if only is None else np.flatnonzero(only)
+    wanted = slides.some(rows)
+    paired = slides.some(np.flatnonzero(has_rna(slides, profiles)))
+    return fit_predictor(space, scheme, paired, profiles, wanted).weights(wanted, rows)
 
 
-def build_left_out(space: SharedSpace, slides: Rows, profiles: Rows) -> Operator | None:
+def build_left_out(
+    space: SharedSpace, slides: Rows, profiles: Rows, positions: Ints
+) -> Operator | None:
     """Every slide predicted as if its cohort had no pair: by the ridge of all other cohorts.
 
     The fold of a paired slide is the position of its cohort among those with pairs. Features are
     standardised by the final model, which has seen the cohort's slides but uses no RNA for it.
-    None where there is only one cohort.
+    None where there is only one cohort. `positions` (n_slides,) are those in the archive.
     """
-    paired = np.isin(slides.keys, profiles.keys[profiles.keys != ""])
+    paired = has_rna(slides, profiles)
     in_folds = {g for fold in space.folds if fold.scheme == PATIENT_SCHEME for g in fold.held_out}
     trained = paired & np.isin(slides.groups, sorted(in_folds))
     seen = np.unique(slides.cohorts[trained])
@@ -295,6 +493,7 @@ def build_left_out(space: SharedSpace, slides: Rows, profiles: Rows) -> Operator
         group[mine] = c
         solvers.append(ridge.solver(cohort))
     return Operator(
+        rows=positions,
         neighbours=np.full((n, 1), -1, np.int32),
         weights=np.zeros((n, 1), np.float32),
         soft_share=np.zeros(n, np.float32),
@@ -461,18 +660,91 @@ def read_rows(database: Database, space: SharedSpace) -> tuple[Rows, Rows]:
     return rows(SLIDES), rows(PROFILES)
 
 
-def compute_operators(database: Database, space: SharedSpace) -> dict[str, Operator]:
-    """The operators of every fold scheme of a space, for the database as it is now."""
-    slides, profiles = read_rows(database, space)
+@dataclass(frozen=True)
+class Fitted:
+    """What the operators of a database are made with, for its state as it is now.
 
-    def build(scheme: str) -> Operator | None:
+    Attributes:
+        predictor: of the folds by patient: `weights` gives those of any slides.
+        measured: by scheme, the operators of the slides with RNA, which say how good scores are.
+        slides: (n_slides,) keys, groups and cohorts of all slides; their vectors are left out.
+        basis: a hash of all that the weights of a slide depend on beside the slide itself.
+        content: (n_slides, 2) uint64, a hash of what they depend on in the slide.
+    """
+
+    predictor: Predictor
+    measured: Mapping[str, Operator]
+    slides: Rows
+    basis: str
+    content: npt.NDArray[np.uint64]
+
+    def batches(self, database: Database, rows: Ints | None = None) -> Iterator[Operator]:
+        """The operator by patient, some slides at a time: of all, or of some ascending `rows`."""
+
+        def weights(batch: tuple[Ints, pa.Table]) -> Operator:
+            positions, table = batch
+            slides = replace(
+                self.slides.some(positions), vectors=list_to_matrix(table[SLIDES.vector])
+            )
+            return self.predictor.weights(slides, positions)
+
+        return streamed(weights, database.batches(SLIDES, [SLIDES.vector], rows=rows))
+
+
+def fit(database: Database, space: SharedSpace) -> Fitted:
+    """Fit what predicts the slides of a database. Reads the vectors of slides with RNA alone."""
+    pair_on, split_on = space.facts["settings"]["pair_on"], space.facts["split_on"]
+    own = [pair_on, split_on, schema.COHORT]
+
+    def texts(table: pa.Table, vectors: Matrix) -> Rows:
+        return Rows(vectors, *(as_text(table[c]) for c in own))
+
+    table = database.read(PROFILES, list(dict.fromkeys([PROFILES.vector, *own])))
+    profiles = texts(table, list_to_matrix(table[PROFILES.vector]))
+    table = database.read(SLIDES, list(dict.fromkeys([SLIDES.key, schema.CONTENT_HASH, *own])))
+    slides = texts(table, np.empty((len(table), 0), np.float32))
+    at = np.flatnonzero(has_rna(slides, profiles))
+    vectors = list_to_matrix(database.take(SLIDES, [SLIDES.vector], at)[SLIDES.vector])
+    paired = replace(slides.some(at), vectors=vectors)
+
+    def build(scheme: str) -> tuple[Predictor | None, Operator | None]:
         if scheme == COHORT_SCHEME:
-            return build_left_out(space, slides, profiles)
-        return build_operator(space, scheme, slides, profiles)
+            return None, build_left_out(space, paired, profiles, at)
+        everyone = slides if scheme == PATIENT_SCHEME else paired
+        predictor = fit_predictor(space, scheme, paired, profiles, everyone)
+        return predictor, predictor.weights(paired, at)
 
     schemes = list(dict.fromkeys([PATIENT_SCHEME, *(f.scheme for f in space.folds), COHORT_SCHEME]))
-    built = zip(schemes, parallel(build, schemes), strict=True)
-    return {scheme: operator for scheme, operator in built if operator is not None}
+    built = dict(zip(schemes, parallel(build, schemes), strict=True))
+    predictor = built[PATIENT_SCHEME][0]
+    assert predictor is not None
+    content = _content(table, own)
+    about = json.dumps([SETTINGS, space.space_id, database.vectors_version(PROFILES)])
+    basis = hashlib.sha256(about.encode() + content[at].tobytes()).hexdigest()
+    measured = {scheme: operator for scheme, (_, operator) in built.items() if operator is not None}
+    return Fitted(predictor, measured, slides, basis, content)
+
+
+def _content(table: pa.Table, columns: Sequence[str]) -> npt.NDArray[np.uint64]:
+    """(n, 2) a hash of the id, the ingested content and some columns of each slide."""
+    texts = [table[c].to_pylist() for c in (SLIDES.key, schema.CONTENT_HASH, *columns)]
+    digests = [
+        hashlib.blake2b(repr(row).encode(), digest_size=16).digest()
+        for row in zip(*texts, strict=True)
+    ]
+    return np.frombuffer(b"".join(digests), np.uint64).reshape(-1, 2)
+
+
+def compute_operators(database: Database, space: SharedSpace) -> dict[str, Operator]:
+    """The operators of every fold scheme of a space, in memory."""
+    fitted = fit(database, space)
+    parts = list(fitted.batches(database))
+    whole = {
+        f.name: np.concatenate([getattr(part, f.name) for part in parts])
+        for f in fields(Operator)
+        if f.name != "solvers"
+    }
+    return {**fitted.measured, PATIENT_SCHEME: Operator(**whole, solvers=parts[0].solvers)}
 
 
 def _soft_neighbours(

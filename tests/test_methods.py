@@ -111,13 +111,14 @@ def test_what_is_held_out_changes_nothing(engine: Engine, method: str, scheme: s
     """Other RNA of the patients of a fold leaves the scores of the fold's slides as they are."""
     scored = engine.reference.score([HYPOXIA])
     genes = [(m.positions, m.weights) for m in scored.matches]
-    fold = engine.operators[scheme].model == 0
+    operator = engine.operators[scheme]
+    fold = operator.model == 0
     other = scored.scores.copy()
-    mine = np.isin(engine.reference.patients, engine.patients[fold])
+    mine = np.isin(engine.reference.patients, engine.patients[operator.rows[fold]])
     assert 10 < mine.sum() < len(mine) / 2
     other[mine] += 3 * np.random.default_rng(0).normal(size=(int(mine.sum()), 1))
-    before = predict(engine, method, scored.scores, genes, scheme)
-    after = predict(engine, method, other, genes, scheme)
+    before = predict(engine, method, scored.scores, genes, scheme, operator.rows)
+    after = predict(engine, method, other, genes, scheme, operator.rows)
     np.testing.assert_allclose(after[fold], before[fold], atol=1e-5)
     if method != "synthetic":  # where only the scale depends on measured scores
         assert np.abs(after[~fold] - before[~fold]).mean() > 1e-3

@@ -143,6 +143,14 @@ where_option = click.option(
     "--where", metavar="SQL", help="Only rows that satisfy a filter: \"cohort = 'TCGA-LUAD'\"."
 )
 
+device_option = click.option(
+    "--device",
+    default="auto",
+    show_default=True,
+    metavar="auto|cpu|gpu[:N]",
+    help="Where an index is built or searched.",
+)
+
 method_option = click.option(
     "--method",
     type=click.Choice(METHODS),

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from molquery.cli.options import open_engine, output_options, where_option
+from molquery.cli.options import device_option, open_engine, output_options, where_option
 from molquery.cli.render import emit, notes_lines
 
 
@@ -28,6 +28,7 @@ from molquery.cli.render import emit, notes_lines
 @where_option
 @click.option("--id", "id_", metavar="COLUMN", help="The column of ids in a query file.")
 @click.option("--vector", metavar="COLUMN", help="The column of vectors in a query file.")
+@device_option
 @output_options
 @click.pass_context
 def retrieve(
@@ -39,6 +40,7 @@ def retrieve(
     where: str | None,
     id_: str | None,
     vector: str | None,
+    device: str,
     format_: str | None,
     output: Path | None,
     overwrite: bool,
@@ -56,6 +58,7 @@ def retrieve(
         k=k,
         where=where,
         options=readers.Options(id=id_, vector=vector),
+        device=device,
     )
     emit(
         found.hits,

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from molquery.cli.options import (
+    device_option,
     method_option,
     open_engine,
     output_options,
@@ -43,6 +44,7 @@ _INTERVAL = (
 )
 @click.option("--index", "use_index", is_flag=True, help="Rank only what an index finds.")
 @click.option("--strict", is_flag=True, help="Refuse a signature that H&E hardly predicts.")
+@device_option
 @output_options
 @click.pass_context
 def search(
@@ -58,6 +60,7 @@ def search(
     scoring: str,
     null: int,
     use_index: bool,
+    device: str,
     strict: bool,
     format_: str | None,
     output: Path | None,
@@ -80,6 +83,7 @@ def search(
         min_genes=min_genes,
         strict=strict,
         use_index=use_index,
+        device=device,
     )
     shown = f"{ranking.hits.num_rows} of {ranking.n_ranked} slides, {signature.name}"
     how = f"ranked within {within}" if within else "ranked over the whole archive"

@@ -15,7 +15,7 @@ from molquery.database import manifest, tables
 from molquery.errors import DatabaseError
 from molquery.files import is_left_behind, is_temporary
 
-_DERIVED = re.compile(r".+-[0-9a-f]{12}\.(faiss|arrow|safetensors)")
+_DERIVED = re.compile(r".+-[0-9a-f]{12}\.(faiss|arrow|safetensors)(\.sums)?")
 
 
 def derived(root: Path, current: Mapping[str, Any]) -> list[Path]:

@@ -149,11 +149,9 @@ def table_files(version: Mapping[str, Any]) -> dict[str, str]:
 
 def derived_files(manifest: Mapping[str, Any]) -> dict[str, str]:
     """The files of what is derived, and their sha256."""
-    return {
-        entry["file"]: entry["sha256"]
-        for section in DERIVED
-        for entry in manifest[section].values()
-    }
+    entries = [entry for section in DERIVED for entry in manifest[section].values()]
+    sums = {f"{e['file']}.sums": e["sums"] for e in entries if "sums" in e}
+    return {e["file"]: e["sha256"] for e in entries} | sums
 
 
 def _sealed(content: Mapping[str, Any]) -> bytes:

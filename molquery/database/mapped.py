@@ -1,9 +1,9 @@
 """Arrays in files that are mapped into memory, and checked block by block before they are believed.
 
-A file of arrays is a safetensors file: a header that says where each array lies, then their bytes.
-Beside it stands a file of sums: one xxh3-64 of every 64 KiB. A query that reads a thousand rows of
-a million checks the blocks that hold them and no others, and one that reads everything checks
-everything, at about the speed at which memory is read. Nothing is checked twice by one process.
+A file of arrays is a safetensors file (`drafts`). Beside it stands a file of sums: one xxh3-64 of
+every 64 KiB. A query that reads a thousand rows of a million checks the blocks that hold them and
+no others, and one that reads everything checks everything, at about the speed at which memory is
+read. Nothing is checked twice by one process.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import mmap
 import os
-from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from molquery.database.drafts import TYPES
 from molquery.errors import DatabaseError
 from molquery.vectors import Ints
 
@@ -26,11 +26,7 @@ from molquery.vectors import Ints
 BLOCK = 1 << 16
 #: What the name of a file of sums ends with.
 SUMS = ".sums"
-_ALIGN = 4096  # where the first array begins: a page, so that it can be mapped by itself
 _MAGIC = 8
-_HEADER_LIMIT = 100_000_000
-_TYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", "U8": "|u1"}
-_NAMES = {np.dtype(code): name for name, code in _TYPES.items()}
 
 AnyArray = npt.NDArray[Any]
 
@@ -67,16 +63,20 @@ class Checked:
         OSError: it cannot be opened.
     """
 
-    def __init__(self, path: Path, sums: bytes) -> None:
+    def __init__(self, path: Path, sums: bytes | None) -> None:
+        """Without sums the whole file has been checked already."""
         self.path = path
         with path.open("rb") as stream:
             size = os.fstat(stream.fileno()).st_size
             self._map = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) if size else b""
         self.content: AnyArray = np.frombuffer(self._map, np.uint8)
+        if sums is None:
+            self._good = np.ones(-(-size // BLOCK), dtype=bool)
+            return
         self._sums = np.frombuffer(sums, "<u8")
         self._good = np.zeros(len(self._sums), dtype=bool)
         if len(self._sums) != -(-size // BLOCK):
-            raise self._damaged(f"it has {size} bytes, and sums of {len(self._sums)} blocks")
+            raise self._damaged(f"{size} bytes, and sums of {len(self._sums)} blocks")
 
     def check(self, start: int = 0, stop: int | None = None) -> None:
         """Check the blocks that hold these bytes.
@@ -133,7 +133,7 @@ class Arrays:
         told = self._header[name]
         first, last = told["data_offsets"]
         content = self.file.content[self._start + first : self._start + last]
-        return content.view(_TYPES[told["dtype"]]).reshape(told["shape"])
+        return content.view(TYPES[told["dtype"]]).reshape(told["shape"])
 
     def whole(self, name: str) -> AnyArray:
         """An array, after all of it has been checked; read-only, without a copy."""
@@ -164,38 +164,3 @@ class Arrays:
         """A copy of some rows of an array, checked."""
         self.check_rows(name, rows)
         return self.unchecked(name)[rows]
-
-
-class Rows:
-    """An array that is written row by row: its shape, its type, and parts of it in order."""
-
-    def __init__(self, shape: tuple[int, ...], dtype: Any, parts: Iterable[AnyArray]) -> None:
-        self.shape, self.dtype, self.parts = shape, np.dtype(dtype), parts
-
-
-def write_arrays(
-    path: Path, arrays: Mapping[str, AnyArray | Rows], metadata: Mapping[str, str]
-) -> None:
-    """Write a safetensors file, array after array, in memory that does not grow with `Rows`."""
-    header: dict[str, Any] = {"__metadata__": dict(metadata)}
-    offset = 0
-    for name, array in arrays.items():
-        size = int(np.prod(array.shape)) * array.dtype.itemsize
-        header[name] = {
-            "dtype": _NAMES[array.dtype.newbyteorder("<")],
-            "shape": list(array.shape),
-            "data_offsets": [offset, offset + size],
-        }
-        offset += size
-    text = json.dumps(header).encode()
-    text += b" " * (-(_MAGIC + len(text)) % _ALIGN)
-    with path.open("wb") as stream:
-        stream.write(len(text).to_bytes(_MAGIC, "little") + text)
-        for array in arrays.values():
-            parts = array.parts if isinstance(array, Rows) else [array]
-            written = 0
-            for part in parts:
-                stream.write(np.ascontiguousarray(part, dtype=array.dtype).data)
-                written += len(part)
-            if written != array.shape[0]:
-                raise AssertionError(f"{written} of {array.shape[0]} rows were given")

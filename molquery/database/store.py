@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import copy
 import difflib
+import hashlib
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -31,12 +32,17 @@ from molquery.database import leftovers, lock, manifest, tables
 from molquery.database.arrays import cast_like, facts_of, list_to_matrix, matrix_to_list
 from molquery.database.content import same_metadata, same_vector
 from molquery.database.manifest import Manifest
+from molquery.database.mapped import SUMS, Checked, block_sums
 from molquery.errors import DatabaseError, FilterError, OutputError, printable
-from molquery.files import put_in_place, sha256_file, temporary_file
+from molquery.files import put_in_place, sha256_file, temporary_file, write_bytes
 from molquery.filters import check_filter
 from molquery.schema import TableSpec
-from molquery.vectors import Matrix
+from molquery.vectors import Ints, Matrix
 
+#: Rows of a table that are read at a time: with vectors of 512 values 16 MB.
+BATCH = 8_192
+#: Derived files above this size have sums of their blocks; smaller ones are checked as a whole.
+_SMALL = 1 << 20
 _SIDECARS = "sidecars"
 _drafts = threading.local()
 
@@ -57,6 +63,8 @@ class Database:
         self.path = path
         self._pinned: Manifest | None = None
         self._checks = tables.Checks()
+        self._orders: dict[tuple[str, int], Ints | None] = {}
+        self._whole: dict[Path, tuple[tuple[int, int, int], Checked]] = {}
 
     @classmethod
     def create(cls, path: str | os.PathLike[str]) -> Database:
@@ -139,7 +147,7 @@ class Database:
         """This database as it is now, whatever is written to it from now on."""
         view = Database(self.path)
         view._pinned = copy.deepcopy(self.manifest())
-        view._checks = self._checks
+        view._checks, view._whole = self._checks, self._whole
         return view
 
     def is_current(self) -> bool:
@@ -269,6 +277,11 @@ class Database:
         """The database version at which what derived files depend on last changed."""
         return int(self._entry(spec)["vectors_version"])
 
+    def changed_version(self, spec: TableSpec) -> int:
+        """As `vectors_version`, where rows that were added do not count."""
+        entry: dict[str, Any] = self._entry(spec)
+        return int(entry.get("changed_version", entry["vectors_version"]))
+
     def facts(self, spec: TableSpec) -> dict[str, Any]:
         """What holds for every row: encoder, kind, dim of slides; genes, scale of profiles."""
         return facts_of(self.dataset(spec).schema)
@@ -317,6 +330,55 @@ class Database:
             table = table.take(pa.array(order))
         return table.select(list(dict.fromkeys(columns)))
 
+    def batches(
+        self,
+        spec: TableSpec,
+        columns: Sequence[str],
+        *,
+        rows: Ints | None = None,
+        size: int = BATCH,
+    ) -> Iterator[tuple[Ints, pa.Table]]:
+        """As `read`, some rows at a time: their positions in the order of the key, and the columns.
+
+        Args:
+            rows: ascending positions of the rows that are wanted; all of them when left out.
+
+        Raises:
+            DatabaseError: the table is empty, or its files are damaged.
+        """
+        dataset, entry = self._open(spec)
+        names = list(dict.fromkeys(columns))
+        try:
+            tables.check_columns(self.path, spec, dataset, entry, self._checks, [spec.key, *names])
+            order = self._order(spec)
+            if rows is None and order is None:
+                yield from tables.scan(dataset, names, size)
+                return
+            wanted = np.arange(int(entry["rows"])) if rows is None else rows
+            for start in range(0, len(wanted), size):
+                some = wanted[start : start + size]
+                places = some if order is None else order[some]
+                yield some, tables.take(dataset, names, places)
+        except DatabaseError:
+            self._still_there()
+            raise
+        except tables.ERRORS as error:
+            raise tables.unreadable(self.path, spec, error) from error
+
+    def take(self, spec: TableSpec, columns: Sequence[str], rows: Ints) -> pa.Table:
+        """As `read`, the rows at some ascending positions in the order of the key."""
+        found = [table for _, table in self.batches(spec, columns, rows=rows, size=len(rows) or 1)]
+        return found[0] if found else self.dataset(spec).schema.empty_table().select(list(columns))
+
+    def _order(self, spec: TableSpec) -> Ints | None:
+        """Where the rows lie in the order of the key; None where they are stored in that order."""
+        at = spec.name, self.version(spec)
+        if at not in self._orders:
+            table = self.dataset(spec).scanner(columns=[spec.key]).to_table()
+            order = np.argsort(table[spec.key].to_numpy(), kind="stable")
+            self._orders[at] = order if (order[1:] < order[:-1]).any() else None
+        return self._orders[at]
+
     def matrix(self, spec: TableSpec, column: str) -> Matrix:
         """A vector column as an (n, d) float32 array, rows ordered by the table's key.
 
@@ -350,10 +412,40 @@ class Database:
             return None
         path = self.path / entry["file"]
         try:
-            whole = sha256_file(path) == entry["sha256"]
-        except OSError:
+            file = self._mapped(entry)
+            file.check()
+        except (OSError, DatabaseError):
             return None
-        return (entry, path) if whole else None
+        return entry, path
+
+    def mapped(self, section: str, key: str) -> tuple[dict[str, Any], Checked] | None:
+        """As `derived`, the file mapped into memory: its blocks are to be checked as they are read.
+
+        A small file has been checked as a whole. None where it, or its file of sums, is not whole.
+        """
+        entry = self.manifest()[section].get(key)
+        if entry is None:
+            return None
+        try:
+            return entry, self._mapped(entry)
+        except (OSError, DatabaseError):
+            return None
+
+    def _mapped(self, entry: Mapping[str, Any]) -> Checked:
+        path = self.path / entry["file"]
+        if "sums" not in entry:
+            if sha256_file(path) != entry["sha256"]:
+                raise tables.damaged(path, "its sha256 is not the one it was written with")
+            return Checked(path, None)
+        known = self._whole.get(path)
+        told = path.stat()
+        state = (told.st_mtime_ns, told.st_size, told.st_ino)
+        if known is None or known[0] != state:
+            sums = Path(f"{path}{SUMS}").read_bytes()
+            if hashlib.sha256(sums).hexdigest() != entry["sums"]:
+                raise tables.damaged(path, "its file of sums is not what was written")
+            known = self._whole[path] = state, Checked(path, sums)
+        return known[1]
 
     def store_derived(
         self,
@@ -382,12 +474,18 @@ class Database:
             digest = sha256_file(temporary)
             file = f"{schema.INDEXES}/{stem}-{digest[:12]}{suffix}"
             whole = {**entry, "file": file, "sha256": digest}
+            sums = b""
+            if temporary.stat().st_size > _SMALL:
+                sums = block_sums(temporary).tobytes()
+                whole["sums"] = hashlib.sha256(sums).hexdigest()
             with self.writing(f"store {name}") as draft:
                 if self._pinned and draft["version"] != self._pinned["version"]:
                     raise DatabaseError(
                         f"{self.path} has changed while {name} was made",
                         hint="run the same command again",
                     )
+                if sums:
+                    write_bytes(self.path / f"{file}{SUMS}", sums)
                 put_in_place(temporary, self.path / file)
                 draft[section][key] = whole
         return whole
@@ -465,7 +563,7 @@ class Database:
                 merge = self._head(spec).merge_insert(spec.key).when_matched_update_all()
                 merge.when_not_matched_insert_all().execute(columns)
                 counts = f"{sum(new)} {spec.name} inserted, {sum(changed)} updated"
-                self._record(spec, counts)
+                self._record(spec, counts, only_added=not any(changed))
             return UpsertCounts(sum(new), sum(changed), len(hashes) - int(mask.sum()))
 
     def _with_missing_columns(self, spec: TableSpec, rows: pa.Table) -> pa.Table:
@@ -476,7 +574,7 @@ class Database:
         fresh = [f for f in rows.schema if f.name not in held.names]
         if fresh:
             self._head(spec).add_columns(pa.schema([f.with_nullable(True) for f in fresh]))
-            self._record(spec)
+            self._record(spec, vectors_changed=False)
         return cast_like(rows, self.dataset(spec).schema)
 
     def set_columns(self, spec: TableSpec, key: str, values: pa.Table) -> None:
@@ -623,15 +721,28 @@ class Database:
             dataset = self.dataset(spec)
         return dataset
 
-    def _record(self, spec: TableSpec, told: str = "", *, vectors_changed: bool = True) -> None:
-        """Take a table's newest version into the manifest that is being made."""
+    def _record(
+        self,
+        spec: TableSpec,
+        told: str = "",
+        *,
+        vectors_changed: bool = True,
+        only_added: bool = False,
+    ) -> None:
+        """Take a table's newest version into the manifest that is being made.
+
+        `only_added`: rows came, and none that was there before has changed.
+        """
         draft = self._draft
         assert draft is not None
         old = draft["tables"].get(spec.name, {})
         entry = tables.entry_of(self.path, spec, old.get("files", {}))
         # Not Lance's number: one that was damaged and set aside may come again.
         now = draft["version"] + 1
-        entry["vectors_version"] = now if vectors_changed else old.get("vectors_version", now)
+        before = old.get("vectors_version", now)
+        entry["vectors_version"] = now if vectors_changed else before
+        kept = only_added or not vectors_changed
+        entry["changed_version"] = old.get("changed_version", before) if kept else now
         draft["tables"][spec.name] = entry
         self._tell(told)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from molquery.database.arrays import FACTS
 from molquery.errors import DatabaseError, printable
 from molquery.files import sha256_files, sync
 from molquery.schema import TableSpec
+from molquery.vectors import Ints
 
 #: What Lance raises; its messages end with places in its own source.
 ERRORS = (OSError, ValueError, RuntimeError)
@@ -143,6 +144,32 @@ def _fragment_files(fragment: Any) -> list[tuple[str, set[int] | None]]:
     ]
     deletions = fragment.deletion_file()
     return [*found, (deletions, None)] if deletions else found
+
+
+def scan(dataset: Any, columns: Sequence[str], size: int) -> Iterator[tuple[Ints, pa.Table]]:
+    """Every row in the order of storage, `size` at a time: positions and columns."""
+    start, held = 0, []
+    for batch in dataset.scanner(columns=list(columns), batch_size=size).to_batches():
+        held.append(batch)
+        while sum(len(part) for part in held) >= size:
+            table = pa.Table.from_batches(held)
+            rest = table.slice(size)
+            yield np.arange(start, start + size), table.slice(0, size)
+            start, held = start + size, rest.to_batches()
+    if held:
+        table = pa.Table.from_batches(held)
+        yield np.arange(start, start + len(table)), table
+
+
+def take(dataset: Any, columns: Sequence[str], places: Ints) -> pa.Table:
+    """Rows by their place in the order of storage, in the order of `places`."""
+    order = np.argsort(places, kind="stable")
+    found = dataset.take(places[order].tolist(), columns=list(columns))
+    if (places[1:] >= places[:-1]).all():
+        return found
+    back = np.empty_like(order)
+    back[order] = np.arange(len(order))
+    return found.take(pa.array(back))
 
 
 def entry_of(root: Path, spec: TableSpec, known: Mapping[str, str]) -> Entry:

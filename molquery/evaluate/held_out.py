@@ -46,11 +46,15 @@ class HeldOutPairs:
 
     def predicted(self, operator: Operator, scores: Float) -> Float:
         """(n_profiles_paired, S) predictions, averaged over the slides of each profile."""
-        return self.average(operator.apply(scores))
+        return self.join(operator.apply(scores, self.slide))
 
     def average(self, values: Float) -> Float:
         """(n_profiles_paired, S) values (n_slides, S), averaged over the slides of each profile."""
-        return np.asarray(group_means(self.profile, values[self.slide])[1])
+        return self.join(values[self.slide])
+
+    def join(self, values: Float) -> Float:
+        """As `average`, of values (n_pairs, S) of the slides of the pairs."""
+        return np.asarray(group_means(self.profile, values)[1])
 
 
 def predictabilities(

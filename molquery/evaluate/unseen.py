@@ -54,7 +54,7 @@ def predict_unseen(
     only[slide] = True
     operator = build_operator(space, PATIENT_SCHEME, slides, profiles, only)
     pairs = HeldOutPairs.of(slide, profile, slides.cohorts)
-    return pairs, pairs.average(operator.apply(scores))
+    return pairs, pairs.predicted(operator, scores)
 
 
 def medians(predicted: Float, measured: Float, cohorts: Strings) -> tuple[float | None, ...]:

@@ -1,5 +1,60 @@
-"""Indexes over vectors: exact search at the speed of memory, and FAISS where that is too slow."""
+"""Indexes over vectors: exact search at the speed of memory, and FAISS where that is too slow.
 
-from molquery.index.scan import top as exact
+`scan` is exact search by itself, `searcher` an index over vectors in memory, `stored` the indexes
+of a database. FAISS is imported by `library` alone, and only when something is asked of it: what
+a search needs no index for must not wait for it.
+"""
 
-__all__ = ["exact"]
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from molquery.index.library import gpus
+    from molquery.index.scan import top as exact
+    from molquery.index.searcher import Searcher, Settings, assemble
+    from molquery.index.stored import (
+        Index,
+        Source,
+        build,
+        devices,
+        free_memory,
+        index_key,
+        load,
+        load_current,
+        remove_stale,
+        stored_vectors,
+        unindexed,
+        why_stale,
+    )
+
+__all__ = [
+    "Index",
+    "Searcher",
+    "Settings",
+    "Source",
+    "assemble",
+    "build",
+    "devices",
+    "exact",
+    "free_memory",
+    "gpus",
+    "index_key",
+    "load",
+    "load_current",
+    "remove_stale",
+    "stored_vectors",
+    "unindexed",
+    "why_stale",
+]
+
+_ELSEWHERE = {"gpus": "library", "exact": "scan", "Searcher": "searcher", "Settings": "searcher",
+              "assemble": "searcher"}  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(name)
+    module = import_module(f"molquery.index.{_ELSEWHERE.get(name, 'stored')}")
+    return getattr(module, "top" if name == "exact" else name)

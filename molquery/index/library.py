@@ -275,6 +275,16 @@ def gpus() -> int:
     return int(faiss.get_num_gpus())
 
 
+def version() -> str:
+    """The version of FAISS."""
+    return str(faiss.__version__)
+
+
+def has_gpu() -> bool:
+    """Whether this FAISS was built for GPUs, be there one or not."""
+    return hasattr(faiss, "StandardGpuResources")
+
+
 def has_cuvs() -> bool:
     """Whether this FAISS has cuVS."""
     return hasattr(faiss, "GpuIndexCagra")

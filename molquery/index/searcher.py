@@ -7,7 +7,7 @@ scores are exact and only who is found is approximate.
 With a filter there are three ways, and `plan` takes the cheapest that keeps the recall: reading the
 allowed rows alone (exact), a filtered search of the index, or a scan of every row (exact). The
 nearest 10 of the allowed rows are, where 1 in 100 is allowed, among the nearest thousand of all. So
-it is measured when an index is built how wide a search finds the nearest 10, 100 and 1,000 (the
+it is measured when an index is built how wide a search finds the nearest 10 to 1,000 (the
 depths), and a filtered search is as wide as its depth needs. A filter can also have to do with the
 query, and allow few of the rows near to it: lists are opened until as many allowed rows are in
 reach as any other filter would leave there, and where that is too far, the answer is exact.
@@ -28,23 +28,24 @@ from molquery.recipes import Recipe, bad_factory
 from molquery.vectors import Bools, Ints, Matrix
 
 #: Bytes a second, for the plan alone: rows one after the other, and rows picked out.
-_STREAM, _PICK = 25e9, 18e9
+_STREAM, _PICK = 28e9, 24e9
 #: Seconds a row that an index looks at, and a list that it opens.
-_LOOK, _OPEN = 12e-9, 1.5e-6
+_LOOK, _OPEN = 20e-9, 1e-6
+_START = 1e-4  # of a search with an index
 #: Seconds a candidate of a graph takes, with its neighbours.
 _HOP = 6e-6
 #: How many neighbours down the width of a search is measured when an index is built.
-DEPTHS = (10, 100, 1000)
+DEPTHS = (10, 30, 100, 300, 1000)
 #: Recall that a search is made wide enough for, at every depth.
 RECALL = 0.99
 _WIDEST = 2048  # of a graph
 _REACH = 4  # times the lists wanted, in which the allowed rows must be
-_SAMPLE = 65_536  # rows whose lists are known, to judge how a filter falls on the lists
+_SAMPLE = 16_384  # rows whose lists are known, to judge how a filter falls on the lists
 #: Below this share of the rows a graph loses too many of the allowed ones.
 _GRAPH = 0.3
 _TRAIN_PER_LIST = 64
 _BATCH = 65_536
-_QUERIES = {10: 200, 100: 200, 1000: 50}  # by which recall is measured, at each depth
+_QUERIES = {300: 100, 1000: 50}  # fewer than 200 by which recall is measured, at each depth
 
 Check = Callable[[Ints | None], None]
 
@@ -121,7 +122,7 @@ class Searcher:
         plan = self.plan(k, allowed, queries) if not exactly else None
         if plan is None or plan.way != "index":
             return self._exactly(queries, k, allowed)
-        scores, at = self._approximate(queries, k, allowed, plan)
+        scores, at = self.by_index(queries, k, allowed, plan.width)
         short = (at < 0).sum(axis=1) > max(0, k - (n if allowed is None else int(allowed.sum())))
         if short.any():  # the rows that qualify were not all in reach
             scores[short], at[short] = self._exactly(queries[short], k, allowed)
@@ -146,7 +147,7 @@ class Searcher:
             graph = share >= _GRAPH and seconds < exactly.seconds
             return Plan("index", seconds, wide) if graph else exactly
         lists = self.handle.nlist
-        seconds = width * (_OPEN + n / lists * _LOOK)
+        seconds = _START + width * (_OPEN + n / lists * _LOOK)
         if seconds > exactly.seconds:
             return exactly
         if allowed is None:
@@ -175,25 +176,22 @@ class Searcher:
         rows = np.arange(0, n, max(1, n // _SAMPLE))
         return rows, library.lists_of(self.handle, n)[rows]
 
-    def _exactly(
-        self, queries: Matrix, k: int, allowed: Bools | None
-    ) -> tuple[Matrix, Ints]:
+    def _exactly(self, queries: Matrix, k: int, allowed: Bools | None) -> tuple[Matrix, Ints]:
         if self.check is not None:
             few = allowed is not None and np.count_nonzero(allowed) < scan.GATHER * len(allowed)
             self.check(np.flatnonzero(allowed) if few and allowed is not None else None)
         scores, at = scan.top(self.vectors, queries, k, allowed)
         return scores, at
 
-    def _approximate(
-        self, queries: Matrix, k: int, allowed: Bools | None, plan: Plan
+    def by_index(
+        self, queries: Matrix, k: int, allowed: Bools | None, width: int
     ) -> tuple[Matrix, Ints]:
+        """As `search`, by the index and nothing else: fewer than k where it finds no more."""
         wanted = min(len(self.vectors), k * self.settings.refine)
-        scores, at = library.search(self.handle, queries, wanted, plan.width, allowed)
+        scores, at = library.search(self.handle, queries, wanted, width, allowed)
         return self._refined(queries, scores, at, k)
 
-    def _refined(
-        self, queries: Matrix, scores: Matrix, at: Ints, k: int
-    ) -> tuple[Matrix, Ints]:
+    def _refined(self, queries: Matrix, scores: Matrix, at: Ints, k: int) -> tuple[Matrix, Ints]:
         """The k best of candidates, scored from the stored vectors where the recipe says so."""
         out = np.full((len(queries), k), -np.inf, np.float32)
         places = np.full((len(queries), k), -1, np.int64)
@@ -211,9 +209,7 @@ class Searcher:
             out[q, : len(chosen)], places[q, : len(chosen)] = values[chosen], mine[chosen]
         return out, places
 
-    def _on_gpu(
-        self, queries: Matrix, k: int, allowed: Bools | None
-    ) -> tuple[Matrix, Ints] | None:
+    def _on_gpu(self, queries: Matrix, k: int, allowed: Bools | None) -> tuple[Matrix, Ints] | None:
         """The answer of the GPU, or None where the CPU must give it."""
         n = len(self.vectors)
         share = 1.0 if allowed is None else np.count_nonzero(allowed) / n
@@ -254,7 +250,11 @@ def measured_recall(searcher: Searcher, truth: Vectors, depth: int = 10) -> floa
     queries = np.ascontiguousarray(truth[rows], np.float32)
     k = min(depth + 1, n)
     _, wanted = scan.top(truth, queries, k)
-    _, found = searcher.search(queries, k)
+    width = searcher.settings.widths.get(depth)
+    if width is None or searcher.handle is None:
+        _, found = searcher.search(queries, k)
+    else:
+        _, found = searcher.by_index(queries, k, None, width)
     shared = total = 0
     for own, one, other in zip(rows, wanted, found, strict=True):
         others = one[one != own]

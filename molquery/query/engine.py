@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from molquery import __version__, schema
+from molquery import __version__, index, schema
 from molquery.database import Database, list_to_matrix
 from molquery.errors import ColumnError, DatabaseError, InputError, NotReadyError, OutputError, some
 from molquery.evaluate.held_out import HeldOutPairs, describe
@@ -26,6 +26,9 @@ from molquery.reference import DEFAULT_SCORING, Reference
 from molquery.schema import PROFILES, SLIDES
 from molquery.space import DEFAULT_SPACE, need_space, not_aligned, space_facts
 from molquery.vectors import Bools, Float, Ints, Matrix, Strings, as_text
+
+if TYPE_CHECKING:
+    from molquery.index import Index, Source
 
 
 class Engine:
@@ -59,6 +62,7 @@ class Engine:
                 f"space and not used ({hold_out['rule']})"
             )
         self._views: dict[str, list[methods.View]] = {}
+        self._indexes: dict[tuple[str, str, bool], Index] = {}
         #: What searches on this snapshot have computed already (see `molquery.query.search`).
         self.answers: dict[tuple[Any, ...], Any] = {}
 
@@ -95,16 +99,17 @@ class Engine:
         if self._stored is not None:
             return self._stored
         space = need_space(self.database)
-        found = prepared.compute(self.database, space, self.reference, self._pairs)
+        planned = prepared.plan(self.database, space, self.reference, self._pairs)
+        found = None
         try:
-            prepared.store(self.database, self.space_id, found)
-            shared = schema.shared_column(self.space_id)
-            self.database.write_sidecar(SLIDES, [*self.slide_columns, shared])
-            self.database.write_sidecar(PROFILES, [*Reference.COLUMNS, shared])
+            prepared.store(self.database, self.space_id, planned)
+            found = prepared.load(self.database, self.space_id)
+            self.database.write_sidecar(SLIDES, self.slide_columns)
+            self.database.write_sidecar(PROFILES, Reference.COLUMNS)
         except (DatabaseError, OutputError):
             self.notices.append("what was computed for this query could not be stored: the next "
                                 "one computes it again")  # fmt: skip
-        return found
+        return found or prepared.aside(self.database, planned)
 
     @property
     def operators(self) -> Mapping[str, Operator]:
@@ -210,8 +215,8 @@ class Engine:
         bounds = calibrate.cohort_bounds(errors, cohorts, groups, level)
         elsewhere = np.nan
         if COHORT_SCHEME in self.operators and method in ("blend", "ridge"):
-            left_out = self.operators[COHORT_SCHEME].apply(measured[:, None])[:, 0]
-            errors = np.abs(truth - left_out[slide])
+            left_out = self.operators[COHORT_SCHEME].apply(measured[:, None], slide)[:, 0]
+            errors = np.abs(truth - left_out)
             worst = calibrate.cohort_bounds(errors, cohorts, groups, level).values()
             elsewhere = max(worst, default=calibrate.conformal_bound(errors, groups, level))
         half = np.full(len(predicted), elsewhere)
@@ -273,7 +278,7 @@ class Engine:
                 rows_of.setdefault(str(key), []).append(j)
         both = [
             (i, j)
-            for i in np.flatnonzero(operator.model >= 0)
+            for i in operator.rows[operator.model >= 0]
             for j in rows_of.get(str(self._pair_keys[i]), [])
         ]
         if not both:  # they were deleted after the space was learned
@@ -301,7 +306,9 @@ class Engine:
         """
         schemes = [s for s in (PATIENT_SCHEME, SITE_SCHEME) if s in self.operators]
         predicted = {
-            scheme: self.pairs.average(methods.predict(self, method, scores[:, :1], sets, scheme))
+            scheme: self.pairs.join(
+                methods.predict(self, method, scores[:, :1], sets, scheme, self.pairs.slide)
+            )
             for scheme in schemes
         }
         found = describe(predicted, self.pairs, scores[:, :1])[0]
@@ -330,12 +337,71 @@ class Engine:
         The inner product with [x, 1] is the hubness-corrected similarity to a slide x, and with
         [r, 0] the cosine to another profile.
         """
-        hubs = need_space(self.database).final.hubness(self.profile_vectors)
-        return np.hstack([self.profile_vectors, -hubs[:, None]])
+        held = index.stored_vectors(self.database, self._sources[PROFILES.name])
+        return self._profile_rows() if held is None else held
+
+    def _profile_rows(self) -> Matrix:
+        vectors = self._read_shared(PROFILES)
+        hubs = need_space(self.database).final.hubness(vectors)
+        return np.hstack([vectors, -hubs[:, None]])
 
     def _shared(self, spec: schema.TableSpec) -> Matrix:
+        if spec is PROFILES:
+            return np.ascontiguousarray(self.profile_index_vectors[:, :-1])
+        held = index.stored_vectors(self.database, self._sources[spec.name])
+        return self._read_shared(spec) if held is None else held
+
+    def shared_rows(self, spec: schema.TableSpec, rows: Ints) -> Matrix:
+        """(n_rows, dim) shared vectors of some rows, by ascending position."""
+        held = index.stored_vectors(self.database, self._sources[spec.name], rows)
+        found = self._read_shared(spec, rows) if held is None else held
+        return np.ascontiguousarray(found[:, : self.facts["dim"]])
+
+    def _read_shared(self, spec: schema.TableSpec, rows: Ints | None = None) -> Matrix:
         column = schema.shared_column(self.space_id)
-        return list_to_matrix(self.database.read_sidecar(spec, [column])[column])
+        if rows is None:
+            return list_to_matrix(self.database.read(spec, [column])[column])
+        return list_to_matrix(self.database.take(spec, [column], rows)[column])
+
+    @cached_property
+    def _sources(self) -> dict[str, Source]:
+        """The rows that indexes are built over."""
+        space = {"name": DEFAULT_SPACE, "space_id": self.space_id}
+        dim = int(self.facts["dim"])
+        slides = index.Source(
+            SLIDES, len(self.slide_ids), dim, space, lambda: self.slide_ids,
+            lambda rows: self._read_shared(SLIDES, rows),
+        )  # fmt: skip
+        profiles = index.Source(
+            PROFILES, self.database.count(PROFILES), dim + 1, space, lambda: self.reference.ids,
+            lambda rows: self._profile_rows()[rows],
+        )  # fmt: skip
+        return {SLIDES.name: slides, PROFILES.name: profiles}
+
+    def source(self, spec: schema.TableSpec) -> Source:
+        """The rows of a table that indexes are built over."""
+        return self._sources[spec.name]
+
+    def index(
+        self, spec: schema.TableSpec, *, device: str = "auto", approximate: bool = False
+    ) -> Index:
+        """The best usable index of a table, loaded once.
+
+        Args:
+            device: as `index.devices` takes it; with 'auto' a GPU is used by recipes for GPUs.
+            approximate: prefer an approximate one even where an exact one is fast.
+
+        Raises:
+            IndexFileError: none can be used, or the device is not there.
+        """
+        at = (spec.name, device, approximate)
+        if at not in self._indexes:
+            gpus = index.devices(device)
+            self._indexes[at] = index.load_current(
+                self.database, self.source(spec), devices=gpus, approximate=approximate,
+                every_recipe=device != "auto",
+            )  # fmt: skip
+        return self._indexes[at]
 
     def slide_column(self, name: str) -> Strings:
         """A metadata column of the slides as text; missing values are the empty string."""

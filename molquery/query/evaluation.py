@@ -552,7 +552,7 @@ def _coverage(
     if COHORT_SCHEME not in engine.operators:
         missing["interval coverage in a cohort without RNA"] = "fewer than two cohorts have RNA"
         return tuple(rows)
-    left_out = engine.operators[COHORT_SCHEME].apply(scored.scores)[slide]
+    left_out = engine.operators[COHORT_SCHEME].apply(scored.scores, slide)
     errors = np.abs(truth - left_out)
     half = np.full(errors.shape, np.nan)
     for cohort in np.unique(cohorts):

@@ -10,24 +10,89 @@ from molquery.database import Database
 from molquery.errors import IndexFileError
 from molquery.files import sha256_file
 from molquery.query.engine import Engine
-from molquery.recipes import Recipe
+from molquery.recipes import Recipe, load_recipe
 from molquery.schema import PROFILES, SLIDES
-from molquery.space import DEFAULT_SPACE
+
+AUTO = "auto"
+#: Recall at 10 that an index is built for where none is asked for.
+RECALL = 0.99
+_HALF = 0.998  # recall at 10 that float16 vectors keep on any archive seen so far
+
+
+def choose(rows: int, dim: int, recall: float, free: int | None, gpus: int = 0) -> tuple[str, str]:
+    """The recipe for an archive, and why: its name and a sentence.
+
+    Args:
+        recall: wanted at 10; 1 asks for exact answers.
+        free: bytes of memory, None where that is not known.
+        gpus: that FAISS can use.
+    """
+    flat = load_recipe("flat")
+    size = flat.stored_bytes(rows, dim)
+    told = f"{rows:,} rows x {dim} are {size / 1e9:.1f} GB"
+    if recall >= 1 or rows <= flat.rows[1]:
+        why = "exact answers are asked for" if recall >= 1 else "an exact scan takes milliseconds"
+        return "flat", f"{told}: {why}"
+    if gpus and recall <= _HALF:
+        return "gpu-flat", f"{told}: an exact scan in float16 by {gpus} GPUs"
+    half = load_recipe("flat16")
+    if rows <= half.rows[1] and recall <= _HALF:
+        return "flat16", f"{told}: an exact scan of half of it, in float16, is fast enough"
+    name = "ivf-rabitq"
+    need = load_recipe(name).index_bytes(rows, dim)
+    if free is not None and need > free:
+        return half.name, (
+            f"{told}, of which an approximate index would take {need / 1e9:.1f} GB of memory and "
+            f"{free / 1e9:.1f} GB are free: a scan reads them from disk"
+        )
+    return name, f"{told}: {need / 1e9:.1f} GB of codes, and the best rows scored from the vectors"
 
 
 def build_indexes(
-    engine: Engine, recipe: Recipe, progress: Callable[[str, int, int], None] | None = None
+    engine: Engine,
+    recipe: Recipe | str = AUTO,
+    progress: Callable[[str, int, int], None] | None = None,
+    *,
+    recall: float = RECALL,
+    device: str = "auto",
 ) -> list[dict[str, Any]]:
-    """Build a recipe's index for slides and for profiles; returns their manifest entries."""
-    space = {"name": DEFAULT_SPACE, "space_id": engine.space_id}
+    """Build a recipe's index for slides and for profiles; returns their manifest entries.
+
+    An entry says also `why` the recipe was taken, where it is 'auto', and what was to be told.
+
+    Raises:
+        IndexFileError: the recipe cannot be built here, or the device is not there.
+    """
+    gpus = index.devices(device)
+    if not 0 < recall <= 1:
+        raise IndexFileError("--recall must lie between 0 and 1", found=str(recall))
     entries = []
-    jobs = ((SLIDES, engine.slide_vectors), (PROFILES, engine.profile_index_vectors))
-    for done, (spec, vectors) in enumerate(jobs):
+    for spec in (SLIDES, PROFILES):
+        source = engine.source(spec)
+        why, told = "", []
+        chosen = recipe
+        if isinstance(chosen, str):
+            name, why = chosen, ""
+            if name == AUTO:
+                free = index.free_memory()
+                name, why = choose(source.n, source.dim, recall, free, len(gpus))
+            chosen = load_recipe(name)
+        here = gpus if chosen.device == "gpu" or device.startswith("gpu") else ()
+        if chosen.device == "gpu" and not here:
+            told.append(f"{chosen.name} without a GPU: built and searched by the CPU")
         if progress:
-            progress(f"building {recipe.name} index of {spec.name}", done, len(jobs))
-        entries.append(index.build(engine.database, spec, recipe, vectors, space))
-    if progress:
-        progress("building indexes", len(jobs), len(jobs))
+            progress(f"building {chosen.name} index of {spec.name}", 0, source.n)
+        entry = index.build(
+            engine.database, source, chosen, recall=recall, devices=here, progress=progress
+        )
+        if entry["recall_at_10"] < recall and not chosen.exact:
+            told.append(
+                f"recall@10 is {entry['recall_at_10']:.3f}, not {recall}: as wide as this index "
+                "can be searched; --recipe flat is exact"
+            )
+        if progress:
+            progress(f"building {chosen.name} index of {spec.name}", source.n, source.n)
+        entries.append({**entry, "why": why, "told": told})
     return entries
 
 
@@ -43,5 +108,7 @@ def index_states(database: Database, *, checksums: bool) -> list[dict[str, Any]]
             except OSError as error:
                 raise IndexFileError(f"{entry['file']} cannot be read", found=str(error)) from error
             state = None if same else "damaged: its sha256 is not the one it was saved with"
+        if state is None and (new := index.unindexed(database, entry)):
+            state = f"ok; {new} new rows are scanned beside it"
         out.append({"index": key, **entry, "state": state or "ok"})
     return out

@@ -139,6 +139,7 @@ def predict(
     scores: Float,
     sets: Sequence[GeneSet],
     scheme: str = PATIENT_SCHEME,
+    slides: Ints | None = None,
 ) -> Float:
     """Predicted scores (n_slides, S) of signatures by one method of `METHODS`.
 
@@ -146,6 +147,7 @@ def predict(
         scores: (n_reference, S) measured scores of the signatures in the reference.
         sets: the S signatures as (positions, weights) in the expression panel.
         scheme: which folds hold out slides of patients with RNA.
+        slides: positions of those that are wanted; all, or by site some of those with RNA.
 
     Raises:
         InputError: the method is not known.
@@ -153,12 +155,11 @@ def predict(
     check(method)
     operator = engine.operators[scheme]
     if method == "blend":
-        return operator.apply(scores)
-    every = np.arange(len(engine.slide_ids))
+        return operator.apply(scores, slides)
     if method in ("soft-knn", "ridge"):
         part = operator.soft if method == "soft-knn" else operator.linear
-        return np.asarray(part(scores.astype(np.float32), every), dtype=np.float64)
-    out = np.empty((len(every), len(sets)))
+        return np.asarray(part(scores.astype(np.float32), slides), dtype=np.float64)
+    out = np.empty((len(engine.slide_ids), len(sets)))
     for view in engine.views(scheme):
         _, measured = group_means(view.unit_of[view.unit_of >= 0], scores[view.unit_of >= 0])
         directions = _directions(engine, method, view, measured, scores, sets)
@@ -168,7 +169,7 @@ def predict(
         slope = (centred * measured).sum(axis=0) / np.where(variance > 0, variance, np.inf)
         level = measured.mean(axis=0) - slope * on_units.mean(axis=0)
         out[view.rows] = level + slope * on_slides
-    return out
+    return out if slides is None else out[slides]
 
 
 def _directions(
@@ -221,7 +222,7 @@ def compare_methods(engine: Engine, signatures: Sequence[Signature] | None = Non
         told: dict[str, float | None] = {}
         for scheme, prefix in ((PATIENT_SCHEME, ""), (SITE_SCHEME, "site_")):
             if scheme in engine.operators:
-                found = pairs.average(predict(engine, method, scores, sets, scheme))
+                found = pairs.join(predict(engine, method, scores, sets, scheme, pairs.slide))
                 values = quality(found, scores[pairs.profiles], pairs.cohorts)
             for name in ("r2", "r", "within_r"):
                 known = scheme in engine.operators

@@ -1,30 +1,41 @@
-"""What queries need and can be computed once per database state: made, stored, loaded.
+"""What queries need and can be computed once per database state: made, stored, mapped.
 
 The prediction weights, the reference's gene means and standard deviations, and the Hallmark
 spectrum are derived from the tables and the space. They are kept in one file under `indexes/`,
 named in the manifest with the state that they belong to and their sha256; a file of another state,
-or a damaged one, is computed anew.
+or a damaged one, is computed anew. The weights of a million slides are gigabytes, so they are
+written some slides at a time and read through a memory map; of slides that came since, where
+nothing else has changed, only theirs are computed.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 
 from molquery import predict
 from molquery.database import Database
+from molquery.database.drafts import Draft, read_arrays
+from molquery.database.store import BATCH
 from molquery.evaluate.held_out import SPECTRUM_GENES, HeldOutPairs, predictabilities
 from molquery.genesets import collections
-from molquery.predict import Operator
+from molquery.predict import PATIENT_SCHEME, Fitted, Operator
 from molquery.records import Predictability
 from molquery.reference import Moments, Reference
 from molquery.schema import PROFILES, SLIDES
 from molquery.space import DEFAULT_SPACE, SharedSpace
+from molquery.vectors import Ints
 
 _SECTION = "predictions"
+_CONTENT = "slides"  # the array that tells which slides have not changed
+#: What the file holds of every slide.
+_BY_SLIDE = [f.name for f in fields(Operator) if f.name != "solvers"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,19 +60,22 @@ def state(database: Database, space_id: str) -> str:
 
 
 def load(database: Database, space_id: str) -> Prepared | None:
-    """What is stored for the database as it is now, or None when nothing usable is."""
+    """What is stored for the database as it is now, or None when nothing usable is.
+
+    Its arrays are memory-mapped.
+    """
     found = database.derived(_SECTION, DEFAULT_SPACE)
     if found is None or found[0]["state"] != state(database, space_id):
         return None
-    _, path = found
-    from safetensors import safe_open
-
     try:
-        with safe_open(path, framework="numpy") as file:
-            told = json.loads(file.metadata()["molquery"])
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        return _read(found[1])
     except OSError:  # another one has taken its place meanwhile
         return None
+
+
+def _read(path: Path) -> Prepared:
+    arrays, metadata = read_arrays(path)
+    told = json.loads(metadata["molquery"])
     operators = {
         scheme: Operator(**{f.name: arrays[f"{scheme}.{f.name}"] for f in fields(Operator)})
         for scheme in told["schemes"]
@@ -71,47 +85,145 @@ def load(database: Database, space_id: str) -> Prepared | None:
     return Prepared(operators, moments, spectrum)
 
 
-def compute(
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What to prepare: all of `Prepared` but the weights of all slides, which may be many."""
+
+    fitted: Fitted
+    moments: Moments
+    spectrum: Mapping[str, Predictability]
+
+
+def plan(
     database: Database,
     space: SharedSpace,
     reference: Reference,
     pairs_of: Callable[[Operator], HeldOutPairs],
-) -> Prepared:
-    """Everything anew; takes seconds for thousands of slides.
+) -> Plan:
+    """Everything anew; takes seconds for thousands of slides with RNA.
 
     `pairs_of` gives the held-out pairs of an operator by patient.
     """
-    operators = predict.compute_operators(database, space)
+    fitted = predict.fit(database, space)
     scored = reference.score(collections.hallmark())
     keep = [i for i, m in enumerate(scored.matches) if len(m.positions) >= SPECTRUM_GENES]
     spectrum: dict[str, Predictability] = {}
     if keep:
-        pairs = pairs_of(operators[predict.PATIENT_SCHEME])
-        found = predictabilities(operators, pairs, scored.scores[:, keep])
+        pairs = pairs_of(fitted.measured[predict.PATIENT_SCHEME])
+        found = predictabilities(fitted.measured, pairs, scored.scores[:, keep])
         named = zip([scored.signatures[i].name for i in keep], found, strict=True)
         spectrum = dict(sorted(named, key=lambda item: (-standing(item[1]), item[0])))
-    return Prepared(operators, reference.moments, spectrum)
+    return Plan(fitted, reference.moments, spectrum)
 
 
-def store(database: Database, space_id: str, prepared: Prepared) -> None:
-    """Save what was computed and name it in the manifest with its state."""
-    from safetensors.numpy import save
+def store(database: Database, space_id: str, planned: Plan) -> None:
+    """Write what was planned, and name it in the manifest with its state.
 
-    arrays = {
-        f"{scheme}.{f.name}": np.ascontiguousarray(getattr(operator, f.name))
-        for scheme, operator in prepared.operators.items()
+    Raises:
+        DatabaseError, OutputError: as `Database.store_derived`.
+    """
+    entry = {"state": state(database, space_id), "basis": planned.fitted.basis}
+    database.store_derived(
+        _SECTION, DEFAULT_SPACE, entry, "predictions.safetensors",
+        lambda path: _write(path, database, planned),
+    )  # fmt: skip
+
+
+def aside(database: Database, planned: Plan) -> Prepared:
+    """What was planned, from a temporary file that goes with this process."""
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "predictions.safetensors"
+        _write(path, database, planned)
+        return _read(path)
+
+
+def _write(path: Path, database: Database, planned: Plan) -> None:
+    """Write the file, some slides at a time. Weights that it held before are copied."""
+    fitted = planned.fitted
+    n, predictor = len(fitted.slides.keys), fitted.predictor
+    small = {
+        f"{scheme}.{f.name}": getattr(operator, f.name)
+        for scheme, operator in fitted.measured.items()
+        if scheme != PATIENT_SCHEME
         for f in fields(Operator)
     }
-    arrays |= {f"moments.{f.name}": getattr(prepared.moments, f.name) for f in fields(Moments)}
+    small |= {f"moments.{f.name}": getattr(planned.moments, f.name) for f in fields(Moments)}
+    small |= {f"{PATIENT_SCHEME}.solvers": predictor.solvers, _CONTENT: fitted.content}
+    sample = fitted.measured[PATIENT_SCHEME]
+    layout = {name: (array.dtype, array.shape) for name, array in small.items()}
+    for name in _BY_SLIDE:
+        array = getattr(sample, name)
+        layout[f"{PATIENT_SCHEME}.{name}"] = (array.dtype, (n, *array.shape[1:]))
     told = {
-        "schemes": list(prepared.operators),
-        "spectrum": {name: asdict(p) for name, p in prepared.spectrum.items()},
+        "schemes": list(fitted.measured),
+        "groups": list(predictor.groups),
+        "spectrum": {name: asdict(p) for name, p in planned.spectrum.items()},
     }
-    blob = save(arrays, metadata={"molquery": json.dumps(told)})
-    entry = {"state": state(database, space_id)}
-    database.store_derived(
-        _SECTION, DEFAULT_SPACE, entry, "predictions.safetensors", lambda p: p.write_bytes(blob)
-    )
+    with Draft(path, layout, {"molquery": json.dumps(told)}) as draft:
+        for name, array in small.items():
+            draft.put(name, array)
+        held = _held(database, fitted)
+        known = np.flatnonzero(held.at >= 0) if held else np.empty(0, np.int64)
+        for start in range(0, len(known), BATCH):
+            positions = known[start : start + BATCH]
+            assert held is not None
+            _put(draft, held.weights(positions), positions)
+        new = np.flatnonzero(held.at < 0) if held else None
+        for part in fitted.batches(database, new):
+            _put(draft, part, part.rows)
+
+
+def _put(draft: Draft, part: Operator, positions: Ints) -> None:
+    """Write the weights of some slides, whose positions ascend."""
+    # Runs of positions that follow one another are written at once.
+    breaks = np.flatnonzero(np.diff(positions) != 1) + 1
+    bounds = [0, *breaks.tolist(), len(positions)]
+    for name in _BY_SLIDE:
+        array = getattr(part, name)
+        for first, last in itertools.pairwise(bounds):
+            if last > first:
+                draft.put(f"{PATIENT_SCHEME}.{name}", array[first:last], int(positions[first]))
+
+
+@dataclass(frozen=True, slots=True)
+class _Held:
+    """Weights that are stored already, of slides that have not changed.
+
+    Attributes:
+        at: (n_slides,) the row of each slide in what is stored; -1 where it is not there.
+        group: (n_groups_stored,) the solver of now for each that was stored.
+    """
+
+    operator: Operator
+    at: Ints
+    group: Ints
+
+    def weights(self, positions: Ints) -> Operator:
+        """Those of some slides, as they are to be stored anew."""
+        rows = self.at[positions]
+        found = {name: getattr(self.operator, name)[rows] for name in _BY_SLIDE}
+        found |= {"rows": positions, "group": self.group[found["group"]]}
+        return Operator(**found, solvers=self.operator.solvers)
+
+
+def _held(database: Database, fitted: Fitted) -> _Held | None:
+    """What of the stored weights can be kept: where nothing that models learn from has changed."""
+    entry = database.manifest()[_SECTION].get(DEFAULT_SPACE)
+    if entry is None or entry["basis"] != fitted.basis:
+        return None
+    found = database.derived(_SECTION, DEFAULT_SPACE)
+    if found is None:
+        return None
+    arrays, metadata = read_arrays(found[1])
+    told = json.loads(metadata["molquery"])
+    operator = Operator(**{f.name: arrays[f"{PATIENT_SCHEME}.{f.name}"] for f in fields(Operator)})
+    order = np.argsort(arrays[_CONTENT][:, 0], kind="stable")
+    held = arrays[_CONTENT][order]
+    at = np.minimum(np.searchsorted(held[:, 0], fitted.content[:, 0]), len(held) - 1)
+    same = (held[at] == fitted.content).all(axis=1)
+    now = fitted.predictor.groups
+    group = np.array([now.get((f, c), -1) for f, c in told["groups"]], dtype=np.int64)
+    return _Held(operator, np.where(same, order[at], -1), group)
 
 
 def standing(p: Predictability) -> float:

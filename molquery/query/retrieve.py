@@ -15,7 +15,7 @@ from molquery.errors import IndexFileError, InputError, some
 from molquery.query.engine import Engine
 from molquery.records import Provenance
 from molquery.schema import PROFILES, SLIDES, TABLES, TableSpec
-from molquery.space import DEFAULT_SPACE, need_space
+from molquery.space import need_space
 from molquery.vectors import Bools, Matrix, Strings, as_text
 
 
@@ -55,6 +55,7 @@ def retrieve(
     where: str | None = None,
     options: readers.Options | None = None,
     use_index: bool = True,
+    device: str = "auto",
 ) -> Neighbours:
     """The k nearest slides or profiles of a query, in the shared space.
 
@@ -67,6 +68,7 @@ def retrieve(
         source: which of the two the query is, where an id is both or a file does not tell.
         where: SQL filter over the metadata of what is retrieved.
         options: how to read a query file.
+        device: where the index is searched: 'auto', 'cpu', 'gpu' or 'gpu:N'.
 
     Raises:
         InputError: the id is in neither table or in both, or the file does not fit.
@@ -78,23 +80,29 @@ def retrieve(
     target = TABLES[to]
     notes: list[str] = []
     queries = _queries(engine, query, source, options or readers.Options(), notes)
-    ids, patients, cohorts, vectors = _targets(engine, target)
-    left, right = _oriented(engine, queries, target, vectors)
+    ids, patients, cohorts = _targets(engine, target)
+    left = _oriented(queries, target)
     allowed: Bools | None = None
     if where is not None:
         table = engine.database.read(target, [target.key], where=where)
         allowed = np.isin(ids, as_text(table[target.key]))
     spare = 1 if queries.known and queries.source is target else 0
     name = None
+    if not use_index:
+        index.devices(device)
     try:
         if not use_index:
             raise IndexFileError("the index was not asked for")
-        loaded = index.load_current(engine.database, DEFAULT_SPACE, target)
-        name = loaded.key
+        loaded = engine.index(target, device=device)
         scores, found = loaded.search(left, k + spare, allowed)
+        name = loaded.name
+        notes += loaded.notices
     except IndexFileError as error:
+        if use_index and "--device" in error.what:
+            raise
         if use_index:
             notes.append(f"exact scan instead of an index: {error.what}")
+        right = engine.slide_vectors if target is SLIDES else engine.profile_index_vectors
         scores, found = index.exact(right, left, k + spare, allowed)
     rows: dict[str, list[Any]] = {c: [] for c in _columns(target)}
     for q, query_id in enumerate(queries.ids):
@@ -126,22 +134,20 @@ def _columns(target: TableSpec) -> tuple[str, ...]:
     return ("query", "rank", target.key, "patient_id", "cohort", "similarity", "same_patient")
 
 
-def _oriented(
-    engine: Engine, queries: _Queries, target: TableSpec, vectors: Matrix
-) -> tuple[Matrix, Matrix]:
-    """Query and target vectors whose inner product is the similarity."""
+def _oriented(queries: _Queries, target: TableSpec) -> Matrix:
+    """Query vectors whose inner product with what the index of a table holds is the similarity."""
     if target is SLIDES:
-        return queries.vectors, vectors
+        return queries.vectors
     bias = np.float32(1.0 if queries.source is SLIDES else 0.0)
     extra = np.full((len(queries.vectors), 1), bias, np.float32)
-    return np.hstack([queries.vectors, extra]), engine.profile_index_vectors
+    return np.hstack([queries.vectors, extra])
 
 
-def _targets(engine: Engine, spec: TableSpec) -> tuple[Strings, Strings, Strings, Matrix]:
+def _targets(engine: Engine, spec: TableSpec) -> tuple[Strings, Strings, Strings]:
     if spec is SLIDES:
-        return engine.slide_ids, engine.patients, engine.cohorts, engine.slide_vectors
+        return engine.slide_ids, engine.patients, engine.cohorts
     reference = engine.reference
-    return reference.ids, reference.patients, reference.cohorts, engine.profile_vectors
+    return reference.ids, reference.patients, reference.cohorts
 
 
 def _queries(
@@ -156,9 +162,10 @@ def _queries(
     hits = [name for name, rows in found.items() if len(rows)]
     if len(hits) == 1:
         spec = TABLES[hits[0]]
-        _, patients, _, vectors = _targets(engine, spec)
+        _, patients, _ = _targets(engine, spec)
         row = int(found[spec.name][0])
-        return _Queries(spec, (query,), (str(patients[row]),), vectors[[row]], known=True)
+        vector = engine.shared_rows(spec, np.array([row]))
+        return _Queries(spec, (query,), (str(patients[row]),), vector, known=True)
     if len(hits) == 2:
         raise InputError(
             f"{query} is the id of a slide and of a profile",

@@ -19,7 +19,6 @@ from molquery.query.methods import DEFAULT_METHOD, check
 from molquery.records import Coverage, Predictability, Provenance, Signature
 from molquery.reference import DEFAULT_SCORING
 from molquery.schema import COHORT, SLIDES
-from molquery.space import DEFAULT_SPACE
 from molquery.vectors import Bools, Float, Ints
 
 #: How many candidates an index hands over to be ranked, per answer wanted, and at least.
@@ -110,6 +109,7 @@ def search(
     min_fraction: float = MIN_FRACTION,
     strict: bool = False,
     use_index: bool = False,
+    device: str = "auto",
 ) -> Ranking:
     """Rank the slides of an archive by the predicted activity of a signature.
 
@@ -123,6 +123,7 @@ def search(
         null: number of random gene sets behind p, FDR and specificity; 0 leaves them out.
         strict: refuse a signature whose held-out correlation is below the floor.
         use_index: rank only what an index finds for the signature's vector, not every slide.
+        device: where an index is searched: 'auto', 'cpu', 'gpu' or 'gpu:N'.
 
     Raises:
         GeneSetError: too few genes of the signature are in the database, or `strict` refuses.
@@ -161,7 +162,7 @@ def search(
     index_name = None
     candidates = allowed
     if use_index:
-        index_name, candidates = _candidates(engine, found.vector, allowed, k, notes)
+        index_name, candidates = _candidates(engine, found.vector, allowed, k, device, notes)
     rows = _top(order_by, candidates, engine, k)
 
     columns: dict[str, Any] = {
@@ -217,17 +218,20 @@ def search(
 
 
 def _candidates(
-    engine: Engine, vector: Float, allowed: Bools, k: int, notes: list[str]
+    engine: Engine, vector: Float, allowed: Bools, k: int, device: str, notes: list[str]
 ) -> tuple[str | None, Bools]:
     """The slides nearest to the signature's vector, from the index or an exact scan."""
     wanted = max(_MIN_CANDIDATES, _CANDIDATES_PER_HIT * k)
     query = vector.astype(np.float32)[None, :]
     name = None
     try:
-        loaded = index.load_current(engine.database, DEFAULT_SPACE, SLIDES)
-        name = loaded.key
+        loaded = engine.index(SLIDES, device=device, approximate=True)
         _, found = loaded.search(query, wanted, None if allowed.all() else allowed)
+        name = loaded.name
+        notes += loaded.notices
     except IndexFileError as error:
+        if "--device" in error.what:
+            raise
         notes.append(f"exact scan instead of an index: {error.what}")
         _, found = index.exact(engine.slide_vectors, query, wanted, allowed)
     mask = np.zeros(len(allowed), dtype=bool)

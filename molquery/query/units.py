@@ -205,7 +205,9 @@ class Errors:
         left_out: Mapping[str, tuple[Float, Strings]] = {}
         lacking = set(units.cohorts.tolist()) - set(own)
         if lacking and COHORT_SCHEME in engine.operators and method in ("blend", "ridge"):
-            elsewhere = engine.operators[COHORT_SCHEME].apply(measured[:, None])[:, 0]
+            operator = engine.operators[COHORT_SCHEME]
+            elsewhere = np.full(len(predicted), np.nan)
+            elsewhere[operator.rows] = operator.apply(measured[:, None])[:, 0]
             left_out = cls._by_cohort(engine, units, elsewhere, measured, np.ones_like(spread))
         return cls(own, left_out, units.join_mean(spread))
 
