@@ -32,6 +32,10 @@ def main(arguments: list[str] | None = None) -> int:
             say(f"left out: {name}: {why}")
         at = {"work": str(work), "kind": "clustered", "rows": rows, "seconds": options.seconds}
         tasks = {part: plan.PARTS[part](at, options.slow) for part in options.parts}
+        if options.only:
+            tasks = {
+                p: [t for t in ts if t.get("method") in options.only] for p, ts in tasks.items()
+            }
         failed = run(tasks, results, options.rounds)
         for key, why in failed.items():
             say(f"failed: {key}: {why}")
@@ -48,6 +52,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=3, help="of all methods of a part in turn")
     parser.add_argument("--seconds", type=float, default=1.5, help="for each method and setting")
     parser.add_argument("--slow", action="store_true", help="HNSW graphs at a million rows too")
+    parser.add_argument("--only", nargs="+", metavar="METHOD", help="leave out all other methods")
     parser.add_argument("--again", nargs="*", default=[], help="parts to measure anew")
     parser.add_argument("--work", type=Path, default=ROOT / "build" / "bench")
     parser.add_argument("--report", type=Path, default=ROOT / "benchmarks" / "results")
