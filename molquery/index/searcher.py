@@ -39,6 +39,7 @@ DEPTHS = (10, 30, 100, 300, 1000)
 #: Recall that a search is made wide enough for, at every depth.
 RECALL = 0.99
 _WIDEST = 2048  # of a graph
+_MOST_REFINED = 80  # candidates for each answer
 _REACH = 4  # times the lists wanted, in which the allowed rows must be
 _SAMPLE = 16_384  # rows whose lists are known, to judge how a filter falls on the lists
 #: Below this share of the rows a graph loses too many of the allowed ones.
@@ -274,9 +275,16 @@ def _tune(searcher: Searcher, truth: Vectors, start: int, most: int, recall: flo
                 {**searcher.settings.widths, depth: width}, searcher.settings.refine
             )
             found = measured_recall(searcher, truth, depth)
-            if found >= recall or width >= most:
+            if found >= recall:
                 break
-            width = min(2 * width, most)
+            refine = searcher.settings.refine
+            if width < most:
+                width = min(2 * width, most)
+            elif depth == DEPTHS[0] and 1 < refine < _MOST_REFINED:
+                width = min(start, most)
+                searcher.settings = Settings(searcher.settings.widths, 2 * refine)
+            else:
+                break
         if depth == DEPTHS[0]:
             at_10 = found
         elif found < recall:  # deeper ones will not do either

@@ -358,15 +358,14 @@ def load_current(
         size = entry["rows"] * entry["dim"] * (2 if entry.get("storage") == "float16" else 4)
         is_exact = "vectors" not in entry
         first = is_exact != (approximate or size > EXACT_UP_TO)
-        return not first, size if is_exact else -entry["recall_at_10"], key
+        # Where a scan is fast, float16 gains nothing.
+        worth = size if source.n * source.dim * 4 > EXACT_UP_TO // 10 else -size
+        return not first, worth if is_exact else -entry["recall_at_10"], key
 
     mine = {
         key: entry for key, entry in entries.items()
         if entry["table"] == source.spec.name and entry["space"] == source.space["name"]
     }  # fmt: skip
-    if not approximate and source.n * source.dim * 4 <= EXACT_UP_TO // 10:
-        # Small enough that float16 gains nothing.
-        mine = {k: e for k, e in mine.items() if e.get("storage") != "float16"} or mine
     problem = IndexFileError(f"no index of the {source.spec.name} has been built")
     for key, _ in sorted(mine.items(), key=standing):
         try:

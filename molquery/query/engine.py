@@ -21,6 +21,7 @@ from molquery.genesets.scoring import GeneSet
 from molquery.predict import COHORT_SCHEME, PATIENT_SCHEME, SITE_SCHEME, Operator
 from molquery.query import calibrate, methods, prepared
 from molquery.query.prepared import Prepared
+from molquery.recipes import load_recipe
 from molquery.records import Predictability, Provenance
 from molquery.reference import DEFAULT_SCORING, Reference
 from molquery.schema import PROFILES, SLIDES
@@ -106,6 +107,8 @@ class Engine:
             found = prepared.load(self.database, self.space_id)
             self.database.write_sidecar(SLIDES, self.slide_columns)
             self.database.write_sidecar(PROFILES, Reference.COLUMNS)
+            for source in self._sources.values():
+                index.build(self.database, source, load_recipe("flat"))
         except (DatabaseError, OutputError):
             self.notices.append("what was computed for this query could not be stored: the next "
                                 "one computes it again")  # fmt: skip
@@ -381,6 +384,10 @@ class Engine:
     def source(self, spec: schema.TableSpec) -> Source:
         """The rows of a table that indexes are built over."""
         return self._sources[spec.name]
+
+    def forget_indexes(self) -> None:
+        """Load indexes anew when they are next asked for: others have been built."""
+        self._indexes.clear()
 
     def index(
         self, spec: schema.TableSpec, *, device: str = "auto", approximate: bool = False

@@ -93,6 +93,7 @@ def build_indexes(
         if progress:
             progress(f"building {chosen.name} index of {spec.name}", source.n, source.n)
         entries.append({**entry, "why": why, "told": told})
+    engine.forget_indexes()
     return entries
 
 

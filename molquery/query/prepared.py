@@ -209,7 +209,7 @@ class _Held:
 def _held(database: Database, fitted: Fitted) -> _Held | None:
     """What of the stored weights can be kept: where nothing that models learn from has changed."""
     entry = database.manifest()[_SECTION].get(DEFAULT_SPACE)
-    if entry is None or entry["basis"] != fitted.basis:
+    if entry is None or entry.get("basis") != fitted.basis:
         return None
     found = database.derived(_SECTION, DEFAULT_SPACE)
     if found is None:
