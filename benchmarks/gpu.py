@@ -4,7 +4,7 @@
 
 Exact float16 search, an IVF-PQ and, with faiss-gpu-cuvs, a CAGRA index, each built and asked
 through `molquery.index` as `molquery index build --device gpu` does, one query and a batch of 64
-at a time; the contrastive training of `molquery align`; and two limits: how fast the memory is read and
+at a time; the contrastive training of `molquery align`; and two limits: how fast memory is read and
 how fast matrices are multiplied. Vectors are drawn on the device where torch can use it (beside
 faiss-gpu), else on the processors: torch in the environment of faiss-gpu-cuvs has no GPU, and the
 limits are then left out. Exits 1, having measured nothing, where FAISS sees no GPU; `--device cpu`

@@ -183,22 +183,8 @@ def limit(task: Task) -> Result:
     return {"rates": machine.read_bandwidth(held.matrix(), rounds=8)}
 
 
-def write(task: Task) -> Result:
-    """GB/s of writing the vectors: plain file and flush, and a Lance table."""
-    from benchmarks.scale.methods import write_lance
-
-    held = archive(Path(task["work"]), task["kind"], task["rows"])
-    folder = held.folder / "written"
-    folder.mkdir(exist_ok=True)
-    vectors = held.matrix()
-    raw = machine.raw_write(folder, vectors)
-    lance = machine.timed(lambda: write_lance(held, folder))
-    shutil.rmtree(folder)
-    return {"raw": raw, "lance": vectors.nbytes / 1e9 / lance}
-
-
 MEASURES: dict[str, Callable[[Task], Result]] = {
-    f.__name__: f for f in (make, build, search, batch, ranking, limit, write)
+    f.__name__: f for f in (make, build, search, batch, ranking, limit)
 }
 
 

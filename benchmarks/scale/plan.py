@@ -79,14 +79,9 @@ def iid(at: Task, slow: bool) -> list[Task]:
     return approximate({**at, "kind": "iid", "rows": min(at["rows"], 100_000)}, slow)
 
 
-def write(at: Task, slow: bool) -> list[Task]:
-    """What writing the vectors costs at best."""
-    return [{**at, "measure": "write"}]
-
-
 def ingest(at: Task, slow: bool) -> list[Task]:
     """`molquery ingest` beside a plain write."""
-    return [{**at, "measure": "write"}, {**at, "measure": "ingest"}]
+    return [{**at, "measure": "ingest"}]
 
 
 def start(at: Task, slow: bool) -> list[Task]:
@@ -96,7 +91,7 @@ def start(at: Task, slow: bool) -> list[Task]:
 
 def scoring(at: Task, slow: bool) -> list[Task]:
     """A gene set over every slide: the sparse product."""
-    return [{**at, "measure": "limit"}, {**at, "measure": "scoring"}]
+    return [{**at, "measure": "scoring"}]
 
 
 def _each(at: Task, measure: str, tag: str, slow: bool) -> list[Task]:

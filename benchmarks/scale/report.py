@@ -307,35 +307,47 @@ def precise(value: Any) -> Any:
 
 
 def write_recipes(results: Results, found: list[Row], page: Path) -> None:
-    """The measured part of the page of recipes, between its two marks."""
-    lines = []
+    """The part between the two marks of the page of recipes: what they are, what they measured."""
+    columns = ("recall10", "recall100", "median_ms", "p99_ms", "build_s", "size_mb")
+    lines = set()
     for row in found:
-        if row["part"] not in ("exact", "approximate", "iid") or not ours(row["method"]):
-            continue
-        recipe = row["method"].removeprefix("molquery ").split(",")[0]
-        columns = ("recall10", "recall100", "median_ms", "p99_ms", "build_s", "size_mb")
-        figures = [show(row.get(c), c) for c in columns]
-        lines.append([f"`{recipe}`", named(row["archive"]), *figures])
+        if row["part"] in ("exact", "approximate", "iid") and ours(row["method"]):
+            recipe = row["method"].removeprefix("molquery ")
+            figures = [show(row.get(c), c) for c in columns]
+            lines.add((f"`{recipe}`", named(row["archive"]), *figures))
     if not lines or not page.is_file():
         return
     heads = ("recipe", "archive", "recall@10", "recall@100", "median ms", "p99 ms", "build s", "MB")
-    lines = sorted(
-        {tuple(line): line for line in lines}.values(), key=lambda line: (line[1], line[0])
-    )
     cpu = f"{results.machine['processor']}, {results.machine['processors']} processors"
     measured = [
         BEGIN,
         "",
-        f"512 dimensions, one query at a time, k = 10, on {cpu}, by `make bench`",
-        f"(faiss {results.machine['faiss-cpu']}; more in `benchmarks/results/scale.md`):",
+        *table(("recipe", "use it for", "factory", "search"), recipes()),
         "",
-        *table(heads, lines),
+        f"Measured at 512 dimensions, one query at a time, k = 10, on {cpu}, by `make bench`",
+        f"(faiss {results.machine['faiss-cpu']}; MB: the index, and the float16 vectors where it has",
+        "its own; more in `benchmarks/results/scale.md`):",
+        "",
+        *table(heads, sorted(lines, key=lambda line: (line[1], line[0]))),
         "",
         END,
     ]
     before, _, rest = page.read_text("utf-8").partition(BEGIN)
     after = rest.partition(END)[2]
     page.write_text(before + "\n".join(measured) + (after or "\n"), "utf-8")
+
+
+def recipes() -> list[tuple[str, ...]]:
+    """(name, when, factory, search parameters) of every recipe that is shipped."""
+    from molquery.recipes import load_recipe, recipe_names
+
+    out = []
+    for name in recipe_names():
+        recipe = load_recipe(name)
+        asked = {"probes": recipe.probes, "breadth": recipe.breadth, "refine": recipe.refine}
+        search = words({k: v for k, v in asked.items() if v and (k != "refine" or v > 1)})
+        out.append((f"`{name}`", recipe.when, f"`{recipe.factory}`, {recipe.storage}", search))
+    return out
 
 
 def figure(found: list[Row], path: Path) -> None:

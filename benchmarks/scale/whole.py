@@ -127,6 +127,7 @@ def scoring(task: Task) -> Result:
     rng = np.random.default_rng(0)
     weights = rng.random((n, NEIGHBOURS), dtype=np.float32)
     operator = Operator(
+        rows=np.arange(n),
         neighbours=rng.integers(0, PROFILES, (n, NEIGHBOURS), dtype=np.int32),
         weights=weights,
         soft_share=np.full(n, SOFT_SHARE, np.float32),
@@ -237,7 +238,7 @@ def _profiles_file(held: Archive) -> Path:
 
     from molquery.genesets import collections
 
-    genes = sorted({g for s in collections.hallmark() for g in s.up})[:GENES]
+    genes = sorted({g for s in collections.hallmark() for g in s.genes})[:GENES]
     rng = np.random.default_rng(1)
     n = min(PROFILES, held.rows // 2)
     x = np.asarray(held.vectors[:n])
