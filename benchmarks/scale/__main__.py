@@ -25,7 +25,7 @@ def main(arguments: list[str] | None = None) -> int:
     results = Results.read(work / "measured.json")
     results.machine = machine.describe()
     for part in options.again:
-        results.rounds = {k: v for k, v in results.rounds.items() if not k.startswith(f"{part} /")}
+        results.forget([key for key in results.rounds if key.startswith(f"{part} /")])
     for rows in sorted(options.rows):
         results.left_out[str(rows)] = plan.left_out(rows, options.slow)
         for name, why in results.left_out[str(rows)].items():
@@ -98,7 +98,7 @@ def run(tasks: dict[str, list[Task]], results: Results, rounds: int) -> dict[str
             failed[key] = str(error)
             continue
         if task["measure"] in ("make", "build"):
-            results.rounds.pop(key, None)
+            results.forget([key])
         results.add(key, found)
     if steps:
         say("", end="\n")

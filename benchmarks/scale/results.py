@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from benchmarks.scale.measure import Result, Task
 
@@ -41,21 +40,15 @@ class Results:
         os.replace(beside, self.path)
 
     def add(self, key: str, result: Result) -> None:
-        """Keep one more round of a measurement."""
+        """Keep one more round of a measurement, beside what another run has added meanwhile."""
+        self.rounds = Results.read(self.path).rounds
         self.rounds.setdefault(key, []).append(result)
         self.save()
 
-    def of(self, part: str, place: str, measure: str) -> Iterator[tuple[str, list[Any]]]:
-        """(method, or method / filter; rounds) of a part on one archive."""
-        prefix = f"{part} / {place} / {measure}"
-        for key, rounds in self.rounds.items():
-            if key == prefix or key.startswith(prefix + " / "):
-                yield key[len(prefix) :].removeprefix(" / "), rounds
-
-    def places(self, part: str) -> list[str]:
-        """The archives that a part has been measured on, largest first."""
-        found = {key.split(" / ")[1] for key in self.rounds if key.startswith(part + " / ")}
-        return sorted(found, key=lambda p: -int(p.rsplit("-", 1)[1]))
+    def forget(self, keys: Iterable[str]) -> None:
+        """Drop some measurements."""
+        self.rounds = {k: v for k, v in self.rounds.items() if k not in set(keys)}
+        self.save()
 
 
 def key_of(part: str, task: Task) -> str:
