@@ -78,7 +78,9 @@ def test_a_run_measures_keeps_and_reports(
 ) -> None:
     """In processes of their own; a second run finds everything there and measures nothing."""
     page = tmp_path / "README.md"
-    page.write_text(f"# Recipes\n\nkept\n\n{report.BEGIN}\nold\n{report.END}\n\nalso kept\n")
+    page.write_text(
+        f"# Recipes\n\nkept\n\n{report.BEGIN}\nfigures of yesterday\n{report.END}\n\nalso kept\n"
+    )
     arguments = ["exact", "--rows", "2000", "--rounds", "1", "--seconds", "0.02", "--work",
                  str(tmp_path / "work"), "--report", str(tmp_path), "--indexes", str(page),
                  "--only", "numpy float32", "molquery flat"]  # fmt: skip
@@ -92,7 +94,7 @@ def test_a_run_measures_keeps_and_reports(
     assert float(lines["numpy float32"]["median_ms"]) > 0
     text = page.read_text()
     assert "| `flat` | 2,000 rows, clustered | 1.000 |" in text
-    assert ("kept" in text, "also kept" in text, "old" in text) == (True, True, False)
+    assert ("kept" in text, "also kept" in text, "yesterday" in text) == (True, True, False)
     before = (tmp_path / "work" / "measured.json").read_text()
     assert main(arguments) == 0
     assert "exact / clustered-2000" not in capfd.readouterr().err
