@@ -19,7 +19,33 @@ Strings: TypeAlias = npt.NDArray[np.str_]
 
 def as_text(column: Any) -> Strings:
     """A table's column (n,) as text; missing values are the empty string."""
+    if str(getattr(column, "type", "")) == "string":
+        chunks = getattr(column, "chunks", [column])
+        found = [_ascii(chunk) for chunk in chunks if len(chunk)]
+        if found and all(part is not None for part in found):
+            return np.concatenate(found)
     return np.array(["" if v is None else str(v) for v in column.to_pylist()], dtype=str)
+
+
+def _ascii(chunk: Any) -> Strings | None:
+    """An Arrow string array as text, without a Python object for each; None unless all ASCII."""
+    _, ends, content = chunk.buffers()
+    at = np.frombuffer(ends, np.int32)[chunk.offset : chunk.offset + len(chunk) + 1]
+    letters = np.frombuffer(content or b"", np.uint8)[at[0] : at[-1]]
+    if letters.size and (letters.max() > 127 or letters.min() == 0):
+        return None
+    lengths = np.diff(at)
+    if chunk.null_count:
+        lengths = np.where(np.asarray(chunk.is_valid()), lengths, 0)
+        if lengths.sum() != letters.size:
+            return None
+    width = max(1, int(lengths.max()))
+    out = np.zeros((len(chunk), width), np.uint32)
+    if (lengths == width).all():
+        out[:] = letters.reshape(-1, width)
+    else:
+        out[np.arange(width) < lengths[:, None]] = letters
+    return out.view(f"<U{width}")[:, 0]
 
 
 def as_matrix(values: npt.ArrayLike) -> Matrix:

@@ -44,7 +44,7 @@ _REACH = 4  # times the lists wanted, in which the allowed rows must be
 _SAMPLE = 16_384  # rows whose lists are known, to judge how a filter falls on the lists
 #: Below this share of the rows a graph loses too many of the allowed ones.
 _GRAPH = 0.3
-_TRAIN_PER_LIST = 64
+_TRAIN_PER_LIST = 40
 _BATCH = 65_536
 _QUERIES = {300: 100, 1000: 50}  # fewer than 200 by which recall is measured, at each depth
 

@@ -50,12 +50,8 @@ class Engine:
         self.space_id = str(database.manifest()["spaces"][DEFAULT_SPACE]["space_id"])
         self.versions = {spec.name: database.version(spec) for spec in (SLIDES, PROFILES)}
         table = database.read_sidecar(SLIDES, self.slide_columns)
-        self.slide_ids: Strings = as_text(table[SLIDES.key])
-        self.patients: Strings = as_text(table[schema.PATIENT])
-        self.cohorts: Strings = as_text(table[schema.COHORT])
-        self._pair_keys: Strings = as_text(table[facts["settings"]["pair_on"]])
-        #: (n_slides,) what was held out together when the space was learned, usually patients.
-        self.groups: Strings = as_text(table[self._split_on])
+        self._texts = {name: table[name] for name in self.slide_columns}
+        self.n_slides = len(table)
         self.notices: list[str] = []
         if hold_out := facts.get("hold_out"):
             self.notices.append(
@@ -66,6 +62,34 @@ class Engine:
         self._indexes: dict[tuple[str, str, bool], Index] = {}
         #: What searches on this snapshot have computed already (see `molquery.query.search`).
         self.answers: dict[tuple[Any, ...], Any] = {}
+
+    @cached_property
+    def slide_ids(self) -> Strings:
+        """(n_slides,) in order."""
+        return as_text(self._texts[SLIDES.key])
+
+    @cached_property
+    def patients(self) -> Strings:
+        """(n_slides,) their patients."""
+        return as_text(self._texts[schema.PATIENT])
+
+    @cached_property
+    def cohorts(self) -> Strings:
+        """(n_slides,) their cohorts."""
+        return as_text(self._texts[schema.COHORT])
+
+    @cached_property
+    def _pair_keys(self) -> Strings:
+        return as_text(self._texts[self.facts["settings"]["pair_on"]])
+
+    @cached_property
+    def groups(self) -> Strings:
+        """(n_slides,) what was held out together when the space was learned, usually patients."""
+        return (
+            self.patients
+            if self._split_on == schema.PATIENT
+            else as_text(self._texts[self._split_on])
+        )
 
     @property
     def slide_columns(self) -> list[str]:
@@ -372,7 +396,7 @@ class Engine:
         space = {"name": DEFAULT_SPACE, "space_id": self.space_id}
         dim = int(self.facts["dim"])
         slides = index.Source(
-            SLIDES, len(self.slide_ids), dim, space, lambda: self.slide_ids,
+            SLIDES, self.n_slides, dim, space, lambda: self.slide_ids,
             lambda rows: self._read_shared(SLIDES, rows),
         )  # fmt: skip
         profiles = index.Source(
@@ -421,7 +445,7 @@ class Engine:
     def slides_where(self, where: str | None) -> Bools:
         """(n_slides,) mask of the slides that satisfy a SQL filter over the metadata."""
         if where is None:
-            return np.ones(len(self.slide_ids), dtype=bool)
+            return np.ones(self.n_slides, dtype=bool)
         table = self.database.read(SLIDES, [SLIDES.key], where=where)
         return np.isin(self.slide_ids, as_text(table[SLIDES.key]))
 
