@@ -19,8 +19,8 @@ from benchmarks.scale.results import Results
 Row = dict[str, Any]
 
 COLUMNS = (
-    "part", "archive", "filter", "method", "setting", "median_ms", "p99_ms", "quiet_ms", "per_s",
-    "recall10", "recall100", "build_s", "size_mb", "peak_mb", "queries",
+    "part", "archive", "filter", "method", "setting", "median_ms", "p99_ms", "quiet_ms", "cpu_ms",
+    "per_s", "recall10", "recall100", "build_s", "size_mb", "peak_mb", "queries",
 )  # fmt: skip
 BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
 _REDS = ("#c0392b", "#e67e22", "#7b241c", "#d98880", "#b9770e")

@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -45,7 +46,8 @@ def ingest(task: Task) -> Result:
         _molquery(database, "init")
         os.sync()
         start = time.perf_counter()
-        peaks.append(_molquery(database, "ingest", "slides", str(source), "--encoder", "made-up"))
+        spent = _molquery(database, "ingest", "slides", str(source), "--encoder", "made-up")
+        peaks.append(spent.peak)
         os.sync()
         ours.append(vectors.nbytes / 1e9 / (time.perf_counter() - start))
     rates = {"raw": np.median(raw), "Lance": np.median(lance), "molquery": np.median(ours)}
@@ -72,19 +74,21 @@ def start(task: Task) -> Result:
         "molquery info": ("info",),
     }
     times: dict[str, list[float]] = {}
-    peaks: dict[str, float] = {}
+    used: dict[str, list[Used]] = {}
     for turn in range(6):  # the first one warms the disk
         for name, command in commands.items():
             begun = time.perf_counter()
-            peaks[name] = _molquery(database, *command)
+            used.setdefault(name, []).append(_molquery(database, *command))
             times.setdefault(name, []).append(1000 * (time.perf_counter() - begun))
-        times.setdefault("Python: open and first search", []).append(
-            float(_python(_FIRST.format(path=str(database), call=f"search({_ASKED!r}, k=10)")))
-        )
-        call = f"retrieve({slide!r}, to='slides', k=10)"
-        times.setdefault("Python: open and first retrieve", []).append(
-            float(_python(_FIRST.format(path=str(database), call=call)))
-        )
+        for name, call in (
+            ("Python: open and first search", f"search({_ASKED!r}, k=10)"),
+            ("Python: open and first retrieve", f"retrieve({slide!r}, to='slides', k=10)"),
+        ):
+            wall, cpu, peak = map(
+                float, _python(_FIRST.format(path=str(database), call=call)).split()
+            )
+            times.setdefault(name, []).append(wall)
+            used.setdefault(name, []).append(Used(cpu, peak))
         for name in _RIVALS:
             once = {**task, "measure": "once", "method": name}
             if (folder_of(method(name), once) / "built.json").is_file():
@@ -95,10 +99,13 @@ def start(task: Task) -> Result:
                 )
         if turn == 0:
             times.clear()
+            used.clear()
     return {
         "lines": [
             {"method": name, "median_ms": float(np.median(t)), "p99_ms": max(t),
-             "quiet_ms": min(t), "peak_mb": peaks.get(name), "queries": len(t)}
+             "quiet_ms": min(t), "queries": len(t)}
+            | ({"cpu_ms": float(np.median([u.cpu for u in used[name]])),
+                "peak_mb": max(u.peak for u in used[name])} if name in used else {})
             for name, t in times.items()
         ]
     }  # fmt: skip
@@ -106,11 +113,11 @@ def start(task: Task) -> Result:
 
 _FIRST = """
 import time
-start = time.perf_counter()
 import molquery
-loaded = time.perf_counter()
+from benchmarks.scale.machine import peak_mb
+start, used = time.perf_counter(), time.process_time()
 molquery.open({path!r}).{call}
-print(1000 * (time.perf_counter() - loaded))
+print(1000 * (time.perf_counter() - start), 1000 * (time.process_time() - used), peak_mb())
 """
 _ONCE = """
 from benchmarks.scale.measure import opened
@@ -251,8 +258,16 @@ def _profiles_file(held: Archive) -> Path:
     return path
 
 
-def _molquery(database: Path, *command: str) -> float:
-    """Run a command of molquery in a new process; its peak memory in MB.
+@dataclass(frozen=True, slots=True)
+class Used:
+    """What a command has used: processor time in ms, peak memory in MB."""
+
+    cpu: float
+    peak: float
+
+
+def _molquery(database: Path, *command: str) -> Used:
+    """Run a command of molquery in a new process.
 
     Raises:
         RuntimeError: it failed; holds the end of what it said.
@@ -269,7 +284,7 @@ def _molquery(database: Path, *command: str) -> float:
             said.seek(0)
             last = said.read().decode(errors="replace").strip()[-300:]
             raise RuntimeError(f"molquery {' '.join(command)}: {last}")
-    return used.ru_maxrss / 1024
+    return Used(1000 * (used.ru_utime + used.ru_stime), used.ru_maxrss / 1024)
 
 
 def _python(code: str) -> str:
