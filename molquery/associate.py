@@ -191,7 +191,8 @@ def associate(
     names = np.full(n, "", dtype=str) if cohorts is None else np.asarray(cohorts, dtype=str)
     tests: list[Association] = []
     curves: list[Curve] = []
-    notes = [*(survival.notes if survival else ()), *(v.told for v in (*variables, *covariates))]
+    told = [*(survival.notes if survival else ()), *(v.told for v in (*variables, *covariates))]
+    notes = list(dict.fromkeys(told))  # an outcome may be a covariate too
     parts = sorted(set(names[(strata != "") & (names != "")].tolist())) if apart else ["all"]
     for part in parts:
         mine = strata != "" if part == "all" else (strata != "") & (names == part)

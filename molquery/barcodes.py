@@ -1,19 +1,42 @@
-"""TCGA barcodes: the patient and the tissue-source site that an id names."""
+"""TCGA barcodes: the patient, the tissue-source site and the kind of tissue that an id names.
+
+R writes their hyphens as dots; both are read.
+"""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
-_BARCODE = re.compile(r"^(TCGA-([A-Z0-9]{2})-[A-Z0-9]{4})(?:[-.]|$)", re.IGNORECASE)
+_BARCODE = re.compile(
+    r"^(TCGA[-.]([A-Z0-9]{2})[-.][A-Z0-9]{4})(?:[-.](?:(\d{2})[A-Z]?(?=[-.]|$))?|$)", re.IGNORECASE
+)
 
 
 def patient_of(identifier: str) -> str | None:
     """The 12-character patient barcode at the start of an id, or None."""
     match = _BARCODE.match(identifier)
-    return match.group(1).upper() if match else None
+    return match.group(1).replace(".", "-").upper() if match else None
 
 
 def site_of(identifier: str) -> str | None:
     """The tissue-source site (field 2 of a TCGA barcode) that an id names, or None."""
     match = _BARCODE.match(identifier)
     return match.group(2).upper() if match else None
+
+
+def is_normal(identifier: str) -> bool:
+    """True where field 4 of a TCGA barcode says normal tissue, blood or a control (10 to 29)."""
+    match = _BARCODE.match(identifier)
+    return bool(match and match.group(3) and 10 <= int(match.group(3)) <= 29)
+
+
+def pair_keys(ids: Sequence[str], keys: Sequence[str]) -> list[str]:
+    """The keys by which slides and profiles are paired; rows of normal tissue have their own.
+
+    The RNA of normal tissue must not be learned, or tested, as that of the same patient's tumour.
+    """
+    return [
+        f"{key} (normal tissue)" if key and is_normal(i) else key
+        for i, key in zip(ids, keys, strict=True)
+    ]

@@ -7,9 +7,11 @@ twice changes nothing.
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
-from dataclasses import replace
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ import pyarrow as pa
 
 from molquery import genes, readers, rna, scales, schema
 from molquery import keys as keyed
-from molquery.barcodes import patient_of, site_of
+from molquery.barcodes import is_normal, patient_of, site_of
 from molquery.database import (
     Database,
     UpsertCounts,
@@ -40,11 +42,20 @@ from molquery.metadata import storable
 from molquery.records import IngestReport, MetadataReport
 from molquery.resume import Resume, resuming
 from molquery.schema import PROFILES, SLIDES, TableSpec
-from molquery.space import SharedSpace, current_space
+from molquery.space import SharedSpace, current_space, project_slides
 from molquery.vectors import Matrix, check_rows
 
 Progress = Callable[[str, int, int], None]
 
+#: Bytes of vectors that an ingest holds in memory; more are written while they are read.
+HELD_BYTES = 256 << 20
+_ALONE = (
+    "{n} {table} name no patient: each counts as a patient of its own "
+    "(splits are by patient, so say --id or add a patient_id column if that is wrong)"
+)
+_MISSING = (
+    "{values} missing feature values in {slides} slides are kept as missing; the space imputes them"
+)
 #: A later file must hold this share of the database's gene panel, or it is another kind of file.
 _PANEL_SHARE = 0.5
 
@@ -75,8 +86,27 @@ def ingest_slides(
     options = replace(options, encoder=encoder)
     with resuming(database.path, options) as resume:
         sources = readers.find_slides(paths, options)
-        parts = list(_read_slides(sources, options, resume, encoder, progress))
+        found = _read_slides(sources, options, resume, encoder, progress)
+        parts: list[readers.Slides] = []
+        size = 0
+        for part in found:
+            parts.append(part)
+            size += part.vectors.nbytes
+            if size > HELD_BYTES and any(p.ids for p in parts):
+                return _stream_slides(
+                    database, _popped(parts, found), paths, encoder, kind, skip_invalid
+                )
         return _commit_slides(database, parts, paths, encoder, kind, skip_invalid)
+
+
+def _popped(
+    parts: list[readers.Slides], more: Iterator[readers.Slides]
+) -> Iterator[readers.Slides]:
+    """The parts and what comes after them; none is held any longer than it is needed."""
+    parts.reverse()
+    while parts:
+        yield parts.pop()
+    yield from more
 
 
 def _read_slides(
@@ -95,30 +125,49 @@ def _read_slides(
     place: dict[str, str] = {}
     first: readers.Slides | None = None
     for done, source in enumerate(sources, 1):
-        part = resume.get(source.path)
-        if part is None:
-            part = readers.read_source(source, options)
-            resume.put(source.path, part)
-        if part.ids:
-            first = first or part
-            _one_encoder([first, part], encoder)
-            if part.vectors.shape[1] != first.vectors.shape[1]:
-                raise MismatchError(
-                    "the files hold vectors of different dimensions",
-                    found=f"{first.source}: {first.vectors.shape[1]}, "
-                    f"{part.source}: {part.vectors.shape[1]}",
-                    hint="ingest one encoder's files at a time",
-                )
-            _check_unique(part.ids, spec.noun)
-            _check_new(part, place, spec.noun)
-        yield part
+        rows = 0
+        for part, total in _parts(source, options, resume):
+            if part.ids:
+                first = first or replace(part, vectors=part.vectors[:1].copy(), ids=part.ids[:1])
+                _one_encoder([first, part], encoder)
+                if part.vectors.shape[1] != first.vectors.shape[1]:
+                    raise MismatchError(
+                        "the files hold vectors of different dimensions",
+                        found=f"{first.source}: {first.vectors.shape[1]}, "
+                        f"{part.source}: {part.vectors.shape[1]}",
+                        hint="ingest one encoder's files at a time",
+                    )
+                _check_unique(part.ids, spec.noun)
+                _check_new(part, place, spec.noun)
+            yield part
+            rows += len(part.ids) + sum(map(len, part.skipped.values()))
+            if progress and total is not None:
+                progress(f"reading {Path(part.source).name}", rows, total)
         if progress:
             progress(f"reading {spec.name}", done, len(sources))
+
+
+def _parts(
+    source: readers.Source, options: readers.Options, resume: Resume
+) -> Iterator[tuple[readers.Slides, int | None]]:
+    """What a file holds: a large one in batches, with the number of its rows."""
+    part = resume.get(source.path)
+    if part is None:
+        large = readers.stream(source.path, options)
+        if large is not None:
+            for piece in large.parts:
+                yield piece, large.total
+            return
+        part = readers.read_source(source, options)
+        resume.put(source.path, part)
+    yield part, None
 
 
 def _check_new(part: readers.Slides, place: dict[str, str], noun: str) -> None:
     """Refuse ids that an earlier file has; `place` tells the file of every id so far."""
     for key in part.ids:
+        if place.get(key) == part.source:
+            _check_unique([key, key], noun)
         if key in place:
             raise DuplicateIdError(
                 f"{noun} {key} is in two files",
@@ -157,14 +206,12 @@ def _commit_slides(
         [_with_rows(part.metadata, len(part.ids)) for part in parts], promote_options="permissive"
     ).combine_chunks()
     metadata, notes = storable(metadata)
-    rows, said = _rows(SLIDES, ids, vectors, metadata, keep)
-    notes += said
+    rows, alone = _rows(SLIDES, ids, vectors, metadata, keep)
+    if alone:
+        notes.append(_ALONE.format(n=alone, table=SLIDES.name))
     if kind == FEATURES_KIND and (missing := int(np.isnan(vectors[keep]).sum())):
         affected = int(np.isnan(vectors[keep]).any(axis=1).sum())
-        notes.append(
-            f"{missing} missing feature values in {affected} slides are kept as missing; "
-            "the space imputes them"
-        )
+        notes.append(_MISSING.format(values=missing, slides=affected))
     counts = _upsert(database, SLIDES, rows, facts)
     return IngestReport(
         table=SLIDES.name,
@@ -176,6 +223,156 @@ def _commit_slides(
         facts={k: str(v) for k, v in facts.items()},
         notes=tuple(notes),
     )
+
+
+def _stream_slides(
+    database: Database,
+    parts: Iterator[readers.Slides],
+    paths: Sequence[Path],
+    encoder: str | None,
+    kind: str | None,
+    skip_invalid: bool,
+) -> IngestReport:
+    """As `_commit_slides`, of more slides than are held in memory: written while they are read.
+
+    The first that cannot be used ends it, and nothing of what was written becomes part of the
+    table. The write lock is held from the first batch on.
+    """
+    tally = _Tally()
+    while not (first := next(parts)).ids:
+        tally.skip(first)
+    tally.skip(first)
+    encoder = _one_encoder([first], encoder)
+    kind = encoder_kind(encoder, kind)
+    facts = {"encoder": encoder, "kind": kind, "dim": first.vectors.shape[1]}
+    with database.writing(f"ingest {SLIDES.name}") as draft:
+        _check_facts(database, SLIDES, facts)
+        space = current_space(database)
+        old: dict[str, str] = {}
+        changed: list[pa.Table] = []
+        if database.has(SLIDES):
+            held = database.read(SLIDES, [SLIDES.key, schema.CONTENT_HASH]).to_pydict()
+            old = dict(zip(held[SLIDES.key], held[schema.CONTENT_HASH], strict=True))
+        sample, _ = _prepared(first, kind, skip_invalid, _Tally())
+        told = _project(sample.slice(0, 1), SLIDES, space).schema
+        with ExitStack() as stack:
+            appender = None
+            for part in itertools.chain([first], parts):
+                if part is not first:
+                    tally.skip(part)
+                if not part.ids:
+                    continue
+                rows, hashes = _prepared(part, kind, skip_invalid, tally)
+                keys = rows[SLIDES.key].to_pylist() if old else []
+                there = np.array([key in old for key in keys], dtype=bool)
+                if there.any():
+                    same = [old.get(k) == h for k, h in zip(keys, hashes, strict=True)]
+                    tally.unchanged += sum(same)
+                    differ = rows.filter(pa.array(there & ~np.array(same)))
+                    if len(differ):
+                        changed.append(differ)
+                        if sum(table.nbytes for table in changed) > HELD_BYTES // 4:
+                            tally.count(_update(database, changed, space, facts))
+                    rows = rows.filter(pa.array(~there))
+                if len(rows):
+                    _same_columns(rows.schema, told, part.source)
+                    if appender is None:
+                        appender = stack.enter_context(database.appending(SLIDES, told, facts))
+                    appender.put(_project(rows, SLIDES, space))
+                    tally.inserted += len(rows)
+        tally.count(_update(database, changed, space, facts))
+        if tally.inserted or tally.updated:
+            draft["details"] = f"{tally.inserted} slides inserted, {tally.updated} updated"
+    return IngestReport(
+        table=SLIDES.name,
+        inserted=tally.inserted,
+        updated=tally.updated,
+        unchanged=tally.unchanged,
+        skipped=tally.skipped,
+        sources=len(tally.sources),
+        facts={k: str(v) for k, v in facts.items()},
+        notes=tuple(tally.notes()),
+    )
+
+
+@dataclass
+class _Tally:
+    """What has become of the slides so far."""
+
+    inserted: int = 0
+    updated: int = 0
+    unchanged: int = 0
+    skipped: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    sources: set[str] = field(default_factory=set)
+    missing: int = 0
+    affected: int = 0
+    alone: int = 0
+    other: dict[str, None] = field(default_factory=dict)
+
+    def skip(self, part: readers.Slides) -> None:
+        """Count what a file had that gave no vector."""
+        if part.ids:
+            self.sources.add(part.source)
+        self.add(part.skipped)
+
+    def add(self, skipped: Mapping[str, tuple[str, ...]]) -> None:
+        for reason, ids in skipped.items():
+            self.skipped[reason] = (*self.skipped.get(reason, ()), *ids)
+
+    def count(self, counts: UpsertCounts) -> None:
+        self.updated += counts.updated
+        self.unchanged += counts.unchanged
+
+    def notes(self) -> list[str]:
+        notes = list(self.other)
+        if self.alone:
+            notes.append(_ALONE.format(n=self.alone, table=SLIDES.name))
+        if self.missing:
+            notes.append(_MISSING.format(values=self.missing, slides=self.affected))
+        return notes
+
+
+def _prepared(
+    part: readers.Slides, kind: str, skip_invalid: bool, tally: _Tally
+) -> tuple[pa.Table, list[str]]:
+    """The rows of one part for the table, and their content hashes."""
+    features = kind == FEATURES_KIND
+    keep, invalid = check_rows(
+        part.vectors, part.ids, allow_nan=features, skip_invalid=skip_invalid, noun="slide"
+    )
+    tally.add(invalid)
+    metadata, notes = storable(_with_rows(part.metadata, len(part.ids)))
+    rows, alone = _rows(SLIDES, part.ids, part.vectors, metadata, keep)
+    tally.other |= dict.fromkeys(notes)
+    tally.alone += alone
+    if features:
+        nan = np.isnan(part.vectors[keep])
+        tally.missing += int(nan.sum())
+        tally.affected += int(nan.any(axis=1).sum())
+    return rows, rows[schema.CONTENT_HASH].to_pylist()
+
+
+def _update(
+    database: Database, held: list[pa.Table], space: SharedSpace | None, facts: Mapping[str, Any]
+) -> UpsertCounts:
+    """Update rows of ids that are there already; the list is empty afterwards."""
+    if not held:
+        return UpsertCounts(0, 0, 0)
+    rows = pa.concat_tables(held, promote_options="permissive")
+    held.clear()
+    rows = _project(_keep_joined(database, SLIDES, rows), SLIDES, space)
+    return database.upsert(SLIDES, rows, facts)
+
+
+def _same_columns(found: pa.Schema, told: pa.Schema, source: str) -> None:
+    fresh = [name for name in found.names if name not in told.names]
+    if fresh:
+        raise ColumnError(
+            f"{source} has columns that the files before it lack: {some(fresh)}",
+            found=some(told.names, 12),
+            hint="more slides than fit in memory are written as they are read, so their columns "
+            "must be the same: ingest these files by themselves",
+        )
 
 
 def ingest_profiles(
@@ -254,8 +451,14 @@ def ingest_profiles(
         expression, ids, allow_nan=True, skip_invalid=skip_invalid, noun="profile"
     )
     metadata, more = storable(metadata)
-    rows, said = _rows(PROFILES, ids, expression, metadata, keep)
+    rows, alone = _rows(PROFILES, ids, expression, metadata, keep)
+    said = [_ALONE.format(n=alone, table=PROFILES.name)] if alone else []
     said += more
+    if normal := [i for i in rows[PROFILES.key].to_pylist() if is_normal(i)]:
+        said.append(
+            f"{len(normal)} profiles are of normal tissue by their barcodes ({some(normal, 3)}): "
+            "they are paired with slides of normal tissue only, never with those of the tumour"
+        )
     with database.writing("ingest profiles"):
         counts = _upsert(database, PROFILES, rows, facts)
         if embeddings:
@@ -619,10 +822,7 @@ def _project_again(database: Database, changed: Set[str]) -> None:
     space = current_space(database)
     if space is None or schema.COHORT not in changed:
         return
-    table = database.read(SLIDES, [schema.COHORT, SLIDES.vector])
-    shared = space.project_slides(
-        list_to_matrix(table[SLIDES.vector]), table[schema.COHORT].to_pylist()
-    )
+    shared = project_slides(database, space)
     database.set_vectors(SLIDES, schema.shared_column(space.space_id), shared)
 
 
@@ -669,17 +869,23 @@ def _one_encoder(parts: Sequence[readers.Slides], encoder: str | None) -> str:
     named = sorted({part.encoder for part in parts if part.encoder})
     if encoder is None and len(named) == 1 and all(part.encoder for part in parts):
         return named[0]
+    places = {part.encoder: part.source for part in reversed(parts)}
+    found = ", ".join(f"{name} in {places[name]}" for name in named) or "no encoder name"
+    apart = "ingest the files of one encoder: a folder, a glob in quotes, or a list of paths"
+    if len(named) > 1:
+        raise MismatchError(
+            "the files hold embeddings of several encoders", found=found, hint=apart
+        )
     if encoder is None:
         raise MismatchError(
-            "the files hold embeddings of several encoders" if len(named) > 1
-            else "the files do not say which encoder made the vectors",
-            found=", ".join(named) or "no encoder name",
-            hint="--encoder NAME (titan, prism, conch …), one encoder at a time",
+            "the files do not say which encoder made the vectors" if not named
+            else f"some files do not say which encoder made the vectors: {places[None]}",
+            found=found,
+            hint=f"--encoder {named[0] if named else 'NAME'}, if that is what made them all",
         )  # fmt: skip
     if any(name.lower() != encoder.lower() for name in named):
-        raise MismatchError(
-            f"--encoder {encoder} is not what the files say", found=", ".join(named)
-        )
+        raise MismatchError(f"--encoder {encoder} is not what the files say", found=found,
+                            hint=f"leave out --encoder, or {apart}")  # fmt: skip
     return encoder
 
 
@@ -721,9 +927,12 @@ def _with_rows(metadata: pa.Table, n: int) -> pa.Table:
 
 def _rows(
     spec: TableSpec, ids: Sequence[str], vectors: Matrix, metadata: pa.Table, keep: Any
-) -> tuple[pa.Table, list[str]]:
-    """The table's rows from ids, vectors and metadata; ids and barcodes fill what is missing."""
-    notes: list[str] = []
+) -> tuple[pa.Table, int]:
+    """The table's rows from ids, vectors and metadata; ids and barcodes fill what is missing.
+
+    Also how many name no patient and count as one of their own.
+    """
+    own = 0
 
     def text(column: str) -> list[str | None]:
         if column not in metadata.schema.names:
@@ -734,12 +943,9 @@ def _rows(
     if None in patients:
         barcodes = [patient_of(i) for i in ids]
         own = sum(p is None and b is None for p, b in zip(patients, barcodes, strict=True))
-        if own:
-            notes.append(
-                f"{own} {spec.name} name no patient: each counts as a patient of its own "
-                "(splits are by patient, so say --id or add a patient_id column if that is wrong)"
-            )
         patients = [p or b or i for p, b, i in zip(patients, barcodes, ids, strict=True)]
+    # A column of patients may hold the barcodes of samples: two samples are one patient.
+    patients = [patient_of(p or "") or p for p in patients]
     sites = [s or site_of(p or "") for s, p in zip(sites, patients, strict=True)]
     own_columns = (spec.key, schema.PATIENT, schema.COHORT, schema.SITE)
     extra = [c for c in metadata.schema.names if c not in (*own_columns, SLIDES.key, PROFILES.key)]
@@ -755,7 +961,7 @@ def _rows(
     rows = pa.table(columns, schema=spec.schema(vectors.shape[1]))
     for name in extra:
         rows = rows.append_column(name, metadata[name])
-    return rows.filter(pa.array(keep)), notes
+    return rows if keep.all() else rows.filter(pa.array(keep)), own
 
 
 def _hashes(told: pa.Table, vectors: Matrix) -> list[str]:
@@ -763,7 +969,7 @@ def _hashes(told: pa.Table, vectors: Matrix) -> list[str]:
     columns = [told[name].to_pylist() for name in told.schema.names]
     names = repr(told.schema.names).encode()
     return [
-        content_hash(vector.tobytes(), names + repr(row).encode())
+        content_hash(vector.data, names + repr(row).encode())
         for row, vector in zip(zip(*columns, strict=True), vectors, strict=True)
     ]
 
@@ -810,6 +1016,12 @@ def current_symbols(
     """
     resolved = genes.resolve(names, kind=kind)
     unresolved = sum(symbol is None for symbol in resolved.symbols)
+    if kind != "auto" and unresolved == len(names):
+        raise InputError(
+            f"none of the {len(names)} gene names is known as --gene-id {kind}",
+            found=some(names, 3),
+            hint="leave out --gene-id: the kind is told from the names",
+        )
     notes = [
         f"genes read as {resolved.kind} identifiers: {len(names) - unresolved} of {len(names)} are "
         f"known ({genes.table_version()})"
@@ -829,9 +1041,16 @@ def current_symbols(
         pairs = [f"{old} -> {new}" for old, new in resolved.renamed.items()]
         notes.append(f"{len(pairs)} genes renamed to current symbols: {some(pairs, 3)}")
     if len(order) < len(usable):
+        several = [gene for gene, n in Counter(current[i] for i in usable).items() if n > 1]
         notes.append(
-            f"{len(usable) - len(order)} gene columns are duplicates of another after renaming: "
-            "one of each is kept (the current name first, then the higher mean)"
+            f"{len(usable) - len(order)} gene columns are duplicates of another after renaming "
+            f"({some(several, 3)}): one of each is kept (the current name first, then the higher "
+            "mean)"
+        )
+    if sum(n == s.capitalize() for n, s in resolved.renamed.items()) > len(names) / 2:
+        notes.append(
+            "WARNING: the genes are written as those of the mouse are (Cd8a): they are read as the "
+            "human genes of the same letters"
         )
     if dropped:
         notes.append(f"{len(dropped)} pseudo-autosomal (_PAR_Y) gene columns left out")

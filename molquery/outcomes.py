@@ -261,7 +261,8 @@ def _named(
 def _recognised(seen: Sequence[str], name: str) -> tuple[dict[str, bool], str]:
     """What every value means by the known codings."""
     plain = {t.strip().lower(): t for t in seen}
-    hint = f"say which value is the event: --event-is '{printable(seen[-1])}'"
+    # No value is suggested: taken at its word, a wrong one turns a hazard ratio upside down.
+    hint = "say which of them is the event: --event-is VALUE"
     if set(plain) <= {"0", "1"} or set(plain) <= set(_TRUE):
         if _REVERSED.search(name):
             raise InputError(

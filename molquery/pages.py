@@ -21,12 +21,13 @@ _STYLE = """
 * { box-sizing: border-box; }
 body { font: 16px/1.55 system-ui, "Segoe UI", "Helvetica Neue", Arial, sans-serif;
   color: var(--ink); background: #fff; max-width: 60rem; margin: 2rem auto; padding: 0 1.25rem; }
-h1 { font-size: 1.75rem; line-height: 1.2; margin: 0 0 .25rem; }
+h1 { font-size: 1.75rem; line-height: 1.2; margin: 0 0 .25rem; overflow-wrap: anywhere; }
 h2 { font-size: 1.25rem; margin: 2.25rem 0 .5rem; border-bottom: 1px solid var(--line); }
 h3 { font-size: 1.05rem; margin: 1.5rem 0 .25rem; }
 p { margin: .5rem 0; max-width: 46rem; }
 .lead { font-size: 1.1rem; }
 .soft { color: var(--soft); }
+.small { font-size: .82rem; max-width: none; }
 .answer { background: var(--tint); border-left: 4px solid var(--mark); padding: .75rem 1rem;
   margin: 1rem 0; }
 .warn { border-left: 4px solid #d55e00; padding: .25rem 1rem; margin: 1rem 0; }
@@ -52,12 +53,17 @@ ul { padding-left: 1.25rem; max-width: 46rem; }
   body { font-size: 10.5pt; margin: 0; max-width: none; padding: 0; }
   .scroll { overflow: visible; }
   th, td { font-size: 8.5pt; padding-right: .5rem; }
-  figure, table, .answer, .warn { break-inside: avoid; }
-  h2, h3 { break-after: avoid; }
+  figure, table:not(.long), .answer, .warn, tr, pre { break-inside: avoid; }
+  h2, h3, caption, thead { break-after: avoid; }
+  figure svg { max-height: 108mm; }
+  figure { margin: .6rem 0; }
+  h2 { margin-top: 1.25rem; }
+  p:has(+ pre) { break-after: avoid; }
 }
 """
 
-
+#: Tables with more rows may go on on the next page of a print.
+_ROWS, _LONG = 12, ' class="long"'
 #: 0.59 (0.55–0.62)
 _AS_TEXT = re.compile(r"[-+−]?\d[\d.,%()–/ +−-]*")
 
@@ -122,7 +128,7 @@ class Page:
             and all(_is_number(row[c]) or row[c] in (None, "") for row in rows)
             for c in range(len(columns))
         ]
-        out = ['<div class="scroll"><table>']
+        out = [f'<div class="scroll"><table{_LONG if len(rows) > _ROWS else ""}>']
         if caption:
             out.append(f"<caption>{_text(caption)}</caption>")
         mark = [' class="n"' if n else "" for n in numeric]

@@ -60,8 +60,8 @@ LEVEL = 1.0  # prior variance of a cohort's own level
 GRAND = 10.0  # prior variance of the level shared by all cohorts: hardly shrunk
 _NEAR_ROWS = 2_048  # slides whose distances to all training slides are in memory at a time
 NEAREST = 10  # training slides whose mean distance says how near a slide is to them
-#: What stored operators depend on beside the data; the first number counts changes of the
-#: formula and of what is stored.
+#: What stored operators depend on beside the data; the first number counts changes of the formula
+#: and of how it is stored.
 SETTINGS = (3, NEIGHBOURS, SOFT_SHARE, COMPONENTS, RIDGE, OWN_SLOPE, LEVEL, GRAND)
 _FEW_SETS = 4  # up to here the weights are used as they are: no matrix, no scipy
 _DENSE_CELLS = 50_000_000  # slides x profiles up to which the weights are held as a dense matrix
@@ -462,13 +462,14 @@ def build_operator(
 
 
 def build_left_out(
-    space: SharedSpace, slides: Rows, profiles: Rows, positions: Ints
+    space: SharedSpace, slides: Rows, profiles: Rows, positions: Ints | None = None
 ) -> Operator | None:
     """Every slide predicted as if its cohort had no pair: by the ridge of all other cohorts.
 
     The fold of a paired slide is the position of its cohort among those with pairs. Features are
     standardised by the final model, which has seen the cohort's slides but uses no RNA for it.
-    None where there is only one cohort. `positions` (n_slides,) are those in the archive.
+    None where there is only one cohort. `positions` (n_slides,) are those in the archive, where
+    these slides are not all of it.
     """
     paired = has_rna(slides, profiles)
     in_folds = {g for fold in space.folds if fold.scheme == PATIENT_SCHEME for g in fold.held_out}
@@ -493,7 +494,7 @@ def build_left_out(
         group[mine] = c
         solvers.append(ridge.solver(cohort))
     return Operator(
-        rows=positions,
+        rows=np.arange(n) if positions is None else positions,
         neighbours=np.full((n, 1), -1, np.int32),
         weights=np.zeros((n, 1), np.float32),
         soft_share=np.zeros(n, np.float32),
@@ -710,6 +711,8 @@ def fit(database: Database, space: SharedSpace) -> Fitted:
     def build(scheme: str) -> tuple[Predictor | None, Operator | None]:
         if scheme == COHORT_SCHEME:
             return None, build_left_out(space, paired, profiles, at)
+        if scheme != PATIENT_SCHEME and len(at) == 0:
+            return None, None
         everyone = slides if scheme == PATIENT_SCHEME else paired
         predictor = fit_predictor(space, scheme, paired, profiles, everyone)
         return predictor, predictor.weights(paired, at)

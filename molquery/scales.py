@@ -28,8 +28,14 @@ _TOTALS = (1e6, 1e4)
 _NEAR = 0.01
 # Under this many genes the sum and the largest value say little: the file is a panel.
 _MANY_GENES = 1000
-# e^x - 1 summing to more than this in every sample is no TPM, CPM or FPKM: the base was not e.
-_NO_LN = 1e7
+# e^x - 1 summing to more than this: no TPM do, and no library has the reads. The base was not e.
+_NO_LN = 3e8
+# Undone with the right base, logarithms of counts are whole to within this, up to _SMALL (files
+# keep three decimals or more); of other values, one in 25 is. _ENOUGH such values are evidence.
+_WHOLE, _SMALL, _ENOUGH = 0.02, 30.0, 200
+_LOOKED_AT = 2000  # genes, evenly spread
+# Depths that differ by more than this factor are no accident of one sequencing run.
+_DEPTHS = 1.5
 _BLOCK = 64
 
 
@@ -37,8 +43,9 @@ _BLOCK = 64
 class Facts:
     """What the values say: range, whether whole numbers, sums per sample (n,), centring.
 
-    `between` is the standard deviation of the gene means, `within` the root of the mean variance
-    of a gene over samples: z-scores have the first far under the second, logarithms above it.
+    `offset` is the root mean square of the gene means, `within` the root of the mean variance of a
+    gene over samples: z-scores have the first far under the second, logarithms above it. `counts`
+    is the logarithm, 'log2' or 'ln', that gives whole numbers when undone, or ''.
     """
 
     low: float
@@ -49,8 +56,9 @@ class Facts:
     exp2_sums: Float
     exp_sums: Float
     exp10_sums: Float
-    between: float
+    offset: float
     within: float
+    counts: str
 
 
 def facts_of(values: Matrix) -> Facts:
@@ -63,6 +71,8 @@ def facts_of(values: Matrix) -> Facts:
     n, g = values.shape
     sums = {base: np.zeros(n) for base in ("1", "2", "e", "10")}
     count, total, squares = np.zeros(g), np.zeros(g), np.zeros(g)
+    undone = {"log2": np.zeros(2), "ln": np.zeros(2)}
+    spread = slice(None, None, max(1, -(-g // _LOOKED_AT)))
     for start in range(0, n, _BLOCK):
         block = values[start : start + _BLOCK]
         if np.isinf(block).any():
@@ -82,15 +92,27 @@ def facts_of(values: Matrix) -> Facts:
             sums["2"][at] = np.expm1(filled * np.log(2)).sum(axis=1)
             sums["e"][at] = np.expm1(filled).sum(axis=1)
             sums["10"][at] = np.expm1(filled * np.log(10)).sum(axis=1)
+            for name, seen_so_far in undone.items():
+                seen_so_far += _whole(filled[:, spread], name)
     if high < low:
         raise InputError("the expression matrix holds no value at all")
     some = count > 0
     mean = total[some] / count[some]
     variance = np.maximum(squares[some] / count[some] - mean**2, 0)
+    counts = "" if whole or low < 0 or high > LARGEST_LOG else next(
+        (name for name, (n, of) in undone.items() if of >= _ENOUGH and n >= 0.99 * of), ""
+    )  # fmt: skip
     return Facts(
         low, high, whole, g, sums["1"], sums["2"], sums["e"], sums["10"],
-        float(mean.std()), float(np.sqrt(variance.mean())),
+        float(np.sqrt((mean**2).mean())), float(np.sqrt(variance.mean())), counts,
     )  # fmt: skip
+
+
+def _whole(logarithms: Float, name: str) -> Float:
+    """How many small values are whole numbers when a logarithm is undone, and of how many."""
+    values = np.expm1(logarithms * (np.log(2) if name == "log2" else 1.0))
+    values = values[(values > 1.5) & (values < _SMALL)]
+    return np.array([(np.abs(values - np.rint(values)) < _WHOLE).sum(), len(values)], dtype=float)
 
 
 def detect(facts: Facts, source: str) -> tuple[str, str]:
@@ -100,8 +122,8 @@ def detect(facts: Facts, source: str) -> tuple[str, str]:
         InputError: more than one reading is possible; it names them.
     """
     if facts.low < 0:
-        if facts.between < facts.within:
-            return "zscore", "negative values, centred for every gene"
+        if facts.offset < facts.within:
+            return "zscore", "negative values, and the mean of a gene is near 0"
         raise _unsure(
             source, facts, "zscore (z-scores) or logarithms of small numbers such as "
             "log2(x + 0.001), which must become log2(x + 1) first", ("zscore",)
@@ -113,6 +135,11 @@ def detect(facts: Facts, source: str) -> tuple[str, str]:
             return "tpm", "every sample sums to a million"
         if facts.whole:
             return "counts", "whole numbers, with sums that differ"
+        if facts.sums.max() > (1 + _NEAR) * _TOTALS[0]:
+            raise _unsure(
+                source, facts, "counts (expected or normalised, as RSEM's) or fpkm",
+                ("counts", "fpkm"),
+            )  # fmt: skip
         raise _unsure(
             source, facts, "fpkm, tpm (of a part of the genes) or counts (expected or normalised)",
             ("fpkm", "tpm", "counts"),
@@ -124,7 +151,9 @@ def detect(facts: Facts, source: str) -> tuple[str, str]:
             return name, f"undone as {name}(x + 1), every sample sums to {sums[0]:.0e}"
     if _near(facts.exp10_sums, _TOTALS):
         return "log10", "undone as log10(x + 1), every sample sums to the same"
-    if facts.exp_sums.min() > _NO_LN:
+    if facts.counts:
+        return facts.counts, f"undone as {facts.counts}(x + 1), the values are whole numbers"
+    if np.median(facts.exp_sums) > _NO_LN:
         return "log2", f"values up to {facts.high:.3g}, too large for another base"
     raise _unsure(source, facts, "log2 or ln (or a linear scale of few genes)", ("log2", "ln"))
 
@@ -139,6 +168,12 @@ def check(facts: Facts, scale: str, source: str) -> list[str]:
     if scale == "zscore":
         if facts.low >= 0:
             raise _wrong(source, facts, scale, "no value is negative, so these are no z-scores")
+        if len(facts.sums) > 1 and facts.offset > facts.within:
+            return [
+                f"WARNING: the mean of a gene is not near 0 (typically {facts.offset:.2g}, where "
+                f"samples differ by {facts.within:.2g}): z-scores over other samples than these, "
+                "or no z-scores but logarithms"
+            ]
         return []
     if facts.low < 0:
         raise _wrong(source, facts, scale, "the file has negative values", "--scale zscore")
@@ -156,6 +191,18 @@ def check(facts: Facts, scale: str, source: str) -> list[str]:
                         source, facts, scale, f"undone as {other}(x + 1), every sample sums to "
                         f"{sums[0]:.0e}", f"--scale {other}"
                     )  # fmt: skip
+        if facts.counts and facts.counts != scale:
+            raise _wrong(
+                source, facts, scale, f"undone as {facts.counts}(x + 1), the values are whole "
+                "numbers", f"--scale {facts.counts}"
+            )  # fmt: skip
+        depths = facts.exp2_sums if scale == "log2" else facts.exp_sums
+        if facts.counts and depths.max() > _DEPTHS * depths.min():
+            return [
+                f"WARNING: these are logarithms of counts, of {depths.min():.2g} to "
+                f"{depths.max():.2g} reads a sample: scores follow the depth of sequencing. Better "
+                "ingest the counts themselves (--scale counts)"
+            ]
         return []
     if facts.high <= LARGEST_LOG and not facts.whole and large:
         raise _wrong(

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import ArrayLike
 
 from molquery import schema
@@ -27,7 +28,8 @@ from molquery.database import Database, list_to_matrix
 from molquery.errors import MismatchError, NotReadyError, SpaceError
 from molquery.files import sha256_file, write_bytes
 from molquery.schema import PROFILES, SLIDES
-from molquery.vectors import Matrix, unit
+from molquery.threads import streamed
+from molquery.vectors import Ints, Matrix, unit
 
 DEFAULT_SPACE = "default"
 FINAL = "final"
@@ -275,12 +277,24 @@ def project_tables(database: Database, space: SharedSpace) -> None:
     """Store the shared vectors of every slide and profile, by the space's final model."""
     column = schema.shared_column(space.space_id)
     with database.writing("project"):
-        rows = database.read(SLIDES, [schema.COHORT, SLIDES.vector])
-        cohorts = rows[schema.COHORT].to_pylist()
-        shared = space.project_slides(list_to_matrix(rows[SLIDES.vector]), cohorts)
-        database.set_vectors(SLIDES, column, shared)
+        database.set_vectors(SLIDES, column, project_slides(database, space))
         expression = database.matrix(PROFILES, PROFILES.vector)
         database.set_vectors(PROFILES, column, space.project_profiles(expression))
+
+
+def project_slides(database: Database, space: SharedSpace) -> Matrix:
+    """Shared vectors (n_slides, dim) of every slide; embeddings are read some at a time."""
+
+    def project(batch: tuple[Ints, pa.Table]) -> tuple[Ints, Matrix]:
+        positions, rows = batch
+        vectors = list_to_matrix(rows[SLIDES.vector])
+        return positions, space.project_slides(vectors, rows[schema.COHORT].to_pylist())
+
+    out = np.empty((database.count(SLIDES), space.final.dim), np.float32)
+    columns = [schema.COHORT, SLIDES.vector]
+    for positions, shared in streamed(project, database.batches(SLIDES, columns)):
+        out[positions] = shared
+    return out
 
 
 def manifest_entry(database: Database, space: SharedSpace) -> dict[str, Any]:

@@ -244,7 +244,7 @@ def parse_rule(text: str) -> Rule:
         >>> parse_rule("hot: A high and B low").conditions
         (('A', 'high'), ('B', 'low'))
     """
-    usage = "--rule 'inflamed: HALLMARK_A high and HALLMARK_B low'"
+    usage = "--rule 'inflamed: HALLMARK_A high and HALLMARK_B low', or --rule tme"
     label, body = "match", text.strip()
     if named := re.fullmatch(r"([^:]+):\s+(.*)", body, re.DOTALL):
         label, body = named.group(1).strip(), named.group(2).strip()

@@ -22,8 +22,9 @@ def as_text(column: Any) -> Strings:
     if str(getattr(column, "type", "")) == "string":
         chunks = getattr(column, "chunks", [column])
         found = [_ascii(chunk) for chunk in chunks if len(chunk)]
-        if found and all(part is not None for part in found):
-            return np.concatenate(found)
+        known = [part for part in found if part is not None]
+        if found and len(known) == len(found):
+            return known[0] if len(known) == 1 else np.concatenate(known)
     return np.array(["" if v is None else str(v) for v in column.to_pylist()], dtype=str)
 
 

@@ -15,7 +15,11 @@ from unittest import mock
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
+import numpy as np
+import pyarrow as pa
 import pytest
+from hypothesis import settings
+from pyarrow import parquet
 
 from molquery import synth
 from molquery.align.train import AlignSettings, align
@@ -27,6 +31,10 @@ from molquery.query.engine import Engine
 from molquery.query.indexes import build_indexes
 from molquery.readers import Options
 from molquery.recipes import load_recipe
+
+# How long an example takes says how busy the machine is, not whether it is right.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 SEEN = ("HALLMARK_INTERFERON_GAMMA_RESPONSE", "HALLMARK_E2F_TARGETS", "HALLMARK_HYPOXIA")
 UNSEEN = "HALLMARK_OXIDATIVE_PHOSPHORYLATION"  # in the expression, without a trace in the slides
@@ -117,6 +125,35 @@ def aligned(ingested: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def engine(aligned: Path) -> Engine:
     return Engine(Database.open(aligned))
+
+
+@pytest.fixture(scope="session")
+def clinical(
+    aligned: Path, archive: synth.Archive, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """The aligned database with survival that the first pathway drives, and columns of noise."""
+    path = tmp_path_factory.mktemp("clinical") / "toy.mq"
+    shutil.copytree(aligned, path)
+    rng = np.random.default_rng(11)
+    active, n = archive.activity[:, 0], len(archive.patients)
+    death = rng.exponential(800 / np.exp(1.2 * (active - active.mean())))
+    lost = rng.exponential(1500, n)
+    table = pa.table({
+        "patient_id": archive.patients.tolist(),
+        "os_days": np.where(rng.random(n) < 0.03, np.nan, np.ceil(np.minimum(death, lost))),
+        "OS_STATUS": np.where(death <= lost, "1:DECEASED", "0:LIVING").tolist(),
+        "follow_up": np.ceil(np.minimum(death, lost)) - 20,
+        "same": ["Alive"] * n,
+        "code": (1 + (death <= lost)).astype(np.int64),
+        "odd": rng.choice(["A", "B"], n).tolist(),
+        "area": rng.uniform(1, 9, n),
+        "activity": active,
+        "grade": rng.integers(1, 4, n),
+    })  # fmt: skip
+    file = path.parent / "clinical.parquet"
+    parquet.write_table(table, file)
+    ingest_metadata(Database.open(path), [file], on="patient_id")
+    return path
 
 
 @pytest.fixture

@@ -157,7 +157,7 @@ def _slides(root: Path) -> Iterator[Seed]:
         stored = {f"S.zarr/{n}": archive.read(n) for n in archive.namelist() if "resnet" not in n}
     yield Seed("wsidata", "slides", stored, "S.zarr")
     # Without the aggregation, the tiles are pooled.
-    alone = {n: c for n, c in stored.items() if "agg_ops" not in n}
+    alone = {n: c for n, c in stored.items() if "agg_" not in n}
     yield Seed("wsidata tiles", "slides", alone, "S.zarr")
 
 

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from conftest import tree_hash
@@ -489,3 +491,33 @@ def test_soft_weights_are_a_softmax_over_all_when_profiles_are_few() -> None:
     expected = np.exp((x @ r.T - hubs) / 0.1)
     expected /= expected.sum(axis=1, keepdims=True)
     np.testing.assert_allclose(predict.soft_weights(x, r, hubs), expected, atol=1e-5)
+
+
+def test_normal_tissue_is_not_paired_with_the_tumour(tmp_path: Path) -> None:
+    n = 40
+    rng = np.random.default_rng(0)
+    patients = [f"TCGA-AA-{i:04d}" for i in range(n)]
+    slides = {f"{p}-01Z-00-DX1": p for p in patients} | {f"{patients[0]}-11A-01-TS1": patients[0]}
+    profiles = {f"{p}-01": p for p in patients} | {f"{p}-11": p for p in patients[:3]}
+    # R's dots, and the barcode of a sample where the patient is meant, are the same patient.
+    profiles = {k.replace("-", ".") if i % 2 else k: v for i, (k, v) in enumerate(profiles.items())}
+    database = Database.create(tmp_path / "db")
+    vectors = rng.normal(size=(len(slides), 16)).astype(np.float32)
+    pq.write_table(pa.table({"slide_id": list(slides), "v": list(vectors)}), tmp_path / "s")
+    ingest_slides(database, [tmp_path / "s"], options=Options(), encoder="toy")
+    genes = [f"{s}" for s in collections.hallmark()[0].genes[:60]]
+    values = rng.gamma(2, 2, size=(len(profiles), 60)).astype(np.float32)
+    columns = {g: values[:, j] for j, g in enumerate(genes)}
+    held = {"sample_id": list(profiles), "patient_id": [f"{v}-01A" for v in profiles.values()]}
+    pq.write_table(pa.table({**held, **columns}), tmp_path / "p")
+    report = ingest_profiles(database, [tmp_path / "p"], options=Options(), scale="log2")
+    assert any("3 profiles are of normal tissue" in note for note in report.notes)
+    pairs = load_pairs(database, pair_on="patient_id", split_on="patient_id")
+    found = {
+        (str(a), str(b).replace(".", "-"))
+        for a, b in zip(
+            pairs.slides.ids[pairs.slide], pairs.profiles.ids[pairs.profile], strict=True
+        )
+    }
+    tumour = {(f"{p}-01Z-00-DX1", f"{p}-01") for p in patients}
+    assert found == tumour | {(f"{patients[0]}-11A-01-TS1", f"{patients[0]}-11")}

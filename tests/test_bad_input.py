@@ -399,6 +399,20 @@ def test_an_output_is_not_replaced_unasked(
     refused(cli("--db", aligned, "score", files.gene_sets, "--output", target), "--overwrite")
 
 
+@pytest.mark.parametrize("name", ["strata.xlsx", "strata.tsv.gz"])
+def test_a_name_that_says_no_format(
+    cli: Cli, aligned: Path, unchanged: Watch, tmp_path: Path, name: str
+) -> None:
+    unchanged(aligned)
+    words = ("--db", aligned, "stratify", "--geneset", "HALLMARK_HYPOXIA")
+    for option in ("--output", "--tests"):
+        result = cli(*words, option, tmp_path / name)
+        assert result.code == 1
+        assert "does not say how to write it" in result.err
+    assert list(tmp_path.iterdir()) == []
+    assert cli(*words, "--format", "csv", "--output", tmp_path / name).code == 0
+
+
 def test_an_output_that_cannot_be_written(
     cli: Cli, aligned: Path, tmp_path: Path, unchanged: Watch
 ) -> None:

@@ -181,11 +181,11 @@ def test_cohorts_left_out_are_predicted_by_the_ridge_of_the_others(engine: Engin
         gram = inner * (1 + predict.OWN_SLOPE * same) / (1 + predict.OWN_SLOPE)
         gram += predict.LEVEL * same + predict.GRAND + predict.RIDGE * np.eye(len(x))
         alpha = np.linalg.solve(gram, y - y.mean())
-        mine = engine.cohorts == cohort
+        mine = operator.rows[engine.cohorts[operator.rows] == cohort]
         cross = (values[mine] - centre) @ (x - centre).T / x.shape[1] / (1 + predict.OWN_SLOPE)
         expected = (cross + predict.GRAND) @ alpha + y.mean()
-        np.testing.assert_allclose(found[mine], expected, atol=2e-4)
-        weight = operator.dense[np.ix_(mine, engine.reference.cohorts == cohort)]
+        np.testing.assert_allclose(found[operator.at(mine)], expected, atol=2e-4)
+        weight = operator.dense[np.ix_(operator.at(mine), engine.reference.cohorts == cohort)]
         assert np.abs(weight).max() == 0
 
 
@@ -207,7 +207,9 @@ def test_cohorts_with_few_patients_are_as_wide_as_the_worst_left_out(
     predicted, measured = measure(engine, HYPOXIA)
     other = engine_without(engine, "COHORT-B", keep)
     low, high = other.intervals(predicted, measured)
-    left_out = engine.operators[COHORT_SCHEME].apply(measured[:, None])[:, 0]
+    operator = engine.operators[COHORT_SCHEME]
+    left_out = np.full(len(predicted), np.nan)
+    left_out[operator.rows] = operator.apply(measured[:, None])[:, 0]
     errors, rows = residuals(engine, left_out, measured)
     cohorts, owners = engine.cohorts[rows], engine.patients[rows]
     worst = max(calibrate.conformal_bound(errors[cohorts == c], owners[cohorts == c], 0.9)

@@ -180,7 +180,8 @@ def test_a_failed_write_leaves_nothing(tmp_path):
 def test_formats_are_found_by_name_and_suffix():
     assert export.guess(Path("A.TSV")).name == "tsv"
     assert export.guess(Path("a.parquet")).name == "parquet"
-    assert export.guess(Path("a.txt")) is None
+    assert export.guess(Path("a.txt")).name == "tsv"
+    assert export.guess(Path("a.xlsx")) is None
     with pytest.raises(InputError, match="tsv, csv, parquet, jsonl"):
         export.find("xlsx")
     with pytest.raises(InputError, match="not text"):

@@ -4,6 +4,7 @@
 validator reports; each rule is broken once, to see that it would be noticed.
 """
 
+import csv
 import json
 import re
 from dataclasses import replace
@@ -315,6 +316,20 @@ def test_a_study_passes_and_holds_what_it_was_given(tmp_path):
     assert ("sample", "s 1", "s_x201") in changed
     assert ("gene set", "Set a", "SET_X20A") in changed
     assert json.loads((tmp_path / "toy" / cbioportal.PROVENANCE).read_text("utf-8"))["k"] == 1
+
+
+def test_ids_that_would_break_a_table_are_quoted_in_the_list(tmp_path):
+    odd = 'P\t2 "x"\n'
+    owners = pa.array(["P/1", "P/1", "Jan-99", odd, odd])
+    samples = study().samples.set_column(1, "patient_id", owners)
+    patients = study().patients.set_column(0, "patient_id", pa.array(["P/1", "Jan-99", odd]))
+    changed = write(study(samples=samples, patients=patients), {}, tmp_path / "toy")
+    found, read = check(tmp_path / "toy")
+    assert found == []
+    assert odd in [unescape(p) for p in read["patients"]]
+    with (tmp_path / "toy" / cbioportal.IDS).open(encoding="utf-8", newline="") as stream:
+        assert [tuple(r) for r in csv.reader(stream, delimiter="\t")][1:] == changed
+    assert ("patient", odd, escape(odd)) in changed
 
 
 def test_scores_within_bounds_are_written_as_they_are(tmp_path):

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
 
-from molquery import index, synth
+from molquery import history, index, synth
 from molquery.database import Database
 from molquery.errors import IndexFileError
 from molquery.genesets import collections
@@ -504,3 +504,26 @@ def test_auto_chooses_by_rows_memory_and_recall() -> None:
     assert choose(50_000_000, 512, 0.99, 2 * gb)[0] == "flat16"
     assert choose(5_000_000, 512, 0.99, 8 * gb, gpus=1)[0] == "gpu-flat"
     assert "5,000,000 rows x 512 are 10.2 GB" in choose(5_000_000, 512, 0.99, 8 * gb)[1]
+
+
+def test_an_index_of_a_version_that_was_taken_back_never_answers(
+    aligned_copy: Path, archive: synth.Archive, tmp_path: Path
+) -> None:
+    database = Database.open(aligned_copy)
+    before = int(database.manifest()["version"])
+
+    def ingest(name: str, row: int) -> None:
+        new = {"slide_id": [name], "features": [archive.embeddings[row].tolist()]}
+        parquet.write_table(pa.table(new), tmp_path / "s.parquet")
+        ingest_slides(database, [tmp_path / "s.parquet"], options=Options(), encoder="toy-encoder")
+
+    first = str(archive.slide_ids[0])
+    ingest(first, 1)  # another vector for a slide that is there
+    assert state(database).startswith("slides have changed")
+    build_indexes(Engine(database), load_recipe("flat"))
+    history.restore(database, version=before)
+    ingest("NEW", 2)
+    assert state(database).startswith("slides have changed")
+    found = retrieve(Engine(database), first, to="slides", k=3, use_index=True)
+    exact = retrieve(Engine(database), first, to="slides", k=3, use_index=False)
+    assert found.hits.to_pylist() == exact.hits.to_pylist()

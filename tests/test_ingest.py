@@ -497,3 +497,111 @@ def test_clinical_tables_of_the_gdc(database: Database, tmp_path: Path) -> None:
     report = ingest_metadata(database, [tmp_path / "clinical.tsv"])
     assert report.matched == {"slides": (2, 2)}
     assert column(database, SLIDES, "demographic_days_to_death") == [None, 365]
+
+
+# More than fits in memory ------------------------------------------------------------------------
+
+
+@pytest.fixture
+def streaming(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small files count as large, so that they are written while they are read."""
+    monkeypatch.setattr("molquery.ingest.HELD_BYTES", 1 << 15)
+    monkeypatch.setattr("molquery.readers.streams.LARGE", 1 << 10)
+    monkeypatch.setattr("molquery.readers.streams.ROWS", 300)
+    monkeypatch.setattr("molquery.database.appender.FILE_BYTES", 1 << 15)
+
+
+def many(path: Path, ids: list[str], vectors: np.ndarray, **more: list[object]) -> Path:
+    flat = pa.array(vectors.astype(np.float32).reshape(-1))
+    lists = pa.FixedSizeListArray.from_arrays(flat, vectors.shape[1])
+    table = pa.table({"slide_id": ids, **more, "vector": lists})
+    if path.suffix == ".parquet":
+        parquet.write_table(table, path)
+    elif path.suffix == ".arrow":
+        with pa.ipc.new_file(path, table.schema) as file:
+            file.write_table(table, max_chunksize=700)
+    else:
+        np.save(path, vectors.astype(np.float32))
+        path.with_suffix(".txt").write_text("\n".join(ids))
+    return path
+
+
+def held(database: Database) -> dict[str, list[float]]:
+    table = database.read(SLIDES, [SLIDES.key, SLIDES.vector])
+    return dict(zip(*(table[c].to_pylist() for c in table.column_names), strict=True))
+
+
+@pytest.mark.parametrize("name", ["s.parquet", "s.arrow", "s.npy"])
+@pytest.mark.usefixtures("streaming")
+def test_what_is_streamed_is_what_is_read_whole(name: str, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    ids = [f"S{i:05d}" for i in rng.permutation(2_000)]
+    vectors = rng.normal(size=(2_000, 12)).astype(np.float32)
+    file = many(tmp_path / name, ids, vectors)
+    database = Database.create(tmp_path / "db")
+    told: list[tuple[int, int]] = []
+    report = ingest_slides(
+        database, [file], options=Options(), encoder="e",
+        progress=lambda _, done, total: told.append((done, total)),
+    )  # fmt: skip
+    assert (report.inserted, report.updated, report.unchanged) == (2_000, 0, 0)
+    assert (300, 2_000) in told
+    assert (2_000, 2_000) in told
+    assert held(database) == dict(zip(ids, vectors.tolist(), strict=True))
+    assert len(database.manifest()["tables"]["slides"]["files"]) > 3, "in several files"
+    again = ingest_slides(database, [file], options=Options(), encoder="e")
+    assert (again.inserted, again.updated, again.unchanged) == (0, 0, 2_000)
+    assert database.manifest()["version"] == 1
+
+
+@pytest.mark.usefixtures("streaming")
+def test_new_changed_and_known_slides_of_a_stream_are_told_apart(tmp_path: Path) -> None:
+    rng = np.random.default_rng(1)
+    vectors = rng.normal(size=(1_500, 12)).astype(np.float32)
+    ids = [f"S{i}" for i in range(1_500)]
+    ages: list[object] = list(range(1_500))
+    database = Database.create(tmp_path / "db")
+    first = many(tmp_path / "a.parquet", ids[:1_000], vectors[:1_000], age=ages[:1_000])
+    ingest_slides(database, [first], options=Options(), encoder="e")
+    vectors[10:20] += 1
+    second = many(tmp_path / "b.parquet", ids, vectors, age=ages)
+    report = ingest_slides(database, [second], options=Options(), encoder="e")
+    assert (report.inserted, report.updated, report.unchanged) == (500, 10, 990)
+    assert database.manifest()["details"] == "500 slides inserted, 10 updated"
+    assert held(database) == dict(zip(ids, vectors.tolist(), strict=True))
+    table = database.read(SLIDES, ["slide_id", "age"]).to_pydict()
+    assert dict(zip(table["slide_id"], table["age"], strict=True)) == dict(
+        zip(ids, ages, strict=True)
+    )
+
+
+@pytest.mark.parametrize("exists", [False, True])
+@pytest.mark.usefixtures("streaming")
+def test_a_stream_that_fails_at_its_end_leaves_nothing(exists: bool, tmp_path: Path) -> None:
+    rng = np.random.default_rng(2)
+    ids = [f"S{i}" for i in range(2_000)]
+    vectors = rng.normal(size=(2_000, 12)).astype(np.float32)
+    database = Database.create(tmp_path / "db")
+    if exists:
+        file = many(tmp_path / "a.parquet", [f"T{i}" for i in range(900)], vectors[:900])
+        ingest_slides(database, [file], options=Options(), encoder="e")
+    before = tree(tmp_path / "db")
+    vectors[-1, 3] = np.nan
+    bad = many(tmp_path / "b.parquet", ids, vectors)
+    with pytest.raises(VectorError, match="S1999"):
+        ingest_slides(database, [bad], options=Options(), encoder="e")
+    assert tree(tmp_path / "db") == before
+    vectors[-1, 3] = 0
+    twice = many(tmp_path / "c.arrow", [*ids[:-1], "S0"], vectors)
+    with pytest.raises(DuplicateIdError, match="more than once"):
+        ingest_slides(database, [twice], options=Options(), encoder="e")
+    assert tree(tmp_path / "db") == before
+    other = many(tmp_path / "d.parquet", ["X"], vectors[:1], surprise=["x"])
+    good = many(tmp_path / "b.parquet", ids, vectors)
+    with pytest.raises(ColumnError, match="surprise"):
+        ingest_slides(database, [good, other], options=Options(), encoder="e")
+    assert tree(tmp_path / "db") == before
+
+
+def tree(root: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(root)): p.read_bytes() for p in root.rglob("*") if p.is_file()}

@@ -48,8 +48,10 @@ def test_codings_are_recognised_and_stated(name):
     ],
 )
 def test_a_doubtful_coding_is_an_error_that_says_what_to_type(values, column):
-    with pytest.raises(InputError, match="--event-is"):
+    with pytest.raises(InputError, match="--event-is") as refused:
         events(values, column)
+    # it names no value: whoever takes a wrong one at its word gets the inverse hazard ratio
+    assert refused.value.hint.endswith("--event-is VALUE")
 
 
 @pytest.mark.parametrize("column", ["os_event", "overall_survival_status", "event_survival"])

@@ -239,3 +239,93 @@ def test_a_patient_named_later_makes_the_predictions_anew(
     parquet.write_table(pa.table(told), tmp_path / "m.parquet")
     ingest_metadata(database, [tmp_path / "m.parquet"], on="slide_id")
     assert weight() == 0
+
+
+def made_up(n: int, n_reference: int, seed: int) -> Operator:
+    """Weights of any size, with padding in some rows and slides of several groups."""
+    rng = np.random.default_rng(seed)
+    neighbours = rng.integers(0, n_reference, (n, 30), dtype=np.int32)
+    weights = rng.random((n, 30), dtype=np.float32)
+    neighbours[::7, 20:], weights[::7, 20:] = -1, 0
+    return Operator(
+        rows=np.arange(n),
+        neighbours=neighbours,
+        weights=weights / weights.sum(axis=1, keepdims=True),
+        soft_share=rng.choice(np.array([0.7, 0.0], np.float32), n),
+        model=np.full(n, -1),
+        components=rng.standard_normal((n, 5), dtype=np.float32),
+        group=rng.integers(0, 6, n),
+        solvers=rng.standard_normal((6, 5, n_reference), dtype=np.float32),
+        distance=np.zeros((n, 2), np.float32),
+    )
+
+
+@pytest.mark.parametrize("n_sets", [1, 3, 7, 8, 50])
+def test_products_in_blocks_equal_the_sum_written_out(
+    n_sets: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    operator = made_up(2_500, 90, n_sets)
+    scores = np.random.default_rng(1).normal(size=(90, n_sets))
+    monkeypatch.setattr(predict, "_DENSE_CELLS", 0)
+    monkeypatch.setattr(predict, "_BLOCK", 512)
+    found = operator.apply(scores)
+    for i in (0, 7, 511, 512, 2_499):
+        used = operator.neighbours[i] >= 0
+        soft = operator.weights[i][used].astype(float) @ scores[operator.neighbours[i][used]]
+        ridge = operator.components[i].astype(float) @ (
+            operator.solvers[operator.group[i]] @ scores
+        )
+        share = float(operator.soft_share[i])
+        np.testing.assert_allclose(found[i], share * soft + (1 - share) * ridge, atol=1e-4)
+    some = np.array([3, 7, 8, 9, 600, 2_400])
+    np.testing.assert_allclose(operator.apply(scores, some), found[some], atol=1e-6)
+
+
+@pytest.mark.parametrize("n_sets", [1, 50])
+def test_scores_do_not_depend_on_the_number_of_processors(
+    n_sets: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    operator = made_up(5_000, 90, 0)
+    scores = np.random.default_rng(1).normal(size=(90, n_sets))
+    monkeypatch.setattr(predict, "_DENSE_CELLS", 0)
+    monkeypatch.setattr(predict, "_BLOCK", 512)
+    found = []
+    for processors in (1, 2):
+        monkeypatch.setattr("molquery.threads._processors", lambda n=processors: n)
+        found.append(operator.apply(scores).tobytes())
+    assert found[0] == found[1]
+
+
+def test_only_the_weights_of_new_slides_are_computed(
+    aligned_copy: Path, archive: synth.Archive, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database = Database.open(aligned_copy)
+    before = Engine(database)
+    ids, old = before.slide_ids, before.operator
+    rng = np.random.default_rng(0)
+    values = archive.embeddings[:5] + 0.01 * rng.normal(size=(5, archive.embeddings.shape[1]))
+    new = {"slide_id": ["A-NEW", "P000100-A", "ZZ1", "ZZ2", "ZZ3"], "features": values.tolist(),
+           "cohort": [str(archive.cohorts[0])] * 4 + ["NEVER-SEEN"]}  # fmt: skip
+    parquet.write_table(pa.table(new), tmp_path / "s.parquet")
+    ingest_slides(database, [tmp_path / "s.parquet"], options=Options(), encoder="toy-encoder")
+    asked: list[int] = []
+    weights = predict.Predictor.weights
+
+    def counted(self: predict.Predictor, slides: predict.Rows, positions: Array) -> Operator:
+        asked.append(len(positions))
+        return weights(self, slides, positions)
+
+    monkeypatch.setattr(predict.Predictor, "weights", counted)
+    after = Engine(database)
+    found = after.operator
+    paired = int(before.held_out.sum())
+    assert asked.count(5) == 1
+    assert len(ids) not in asked
+    assert max(asked) == paired  # of slides with RNA, to say how good predictions are
+    fresh = predict.compute_operators(database, need_space(database))[PATIENT_SCHEME]
+    np.testing.assert_allclose(found.dense, fresh.dense, atol=1e-5)
+    np.testing.assert_array_equal(found.model, fresh.model)
+    np.testing.assert_allclose(found.distance, fresh.distance, rtol=1e-4)
+    kept = np.isin(after.slide_ids, ids)
+    np.testing.assert_array_equal(found.weights[kept], old.weights)
+    np.testing.assert_array_equal(found.neighbours[kept], old.neighbours)

@@ -11,10 +11,11 @@ import pytest
 
 from molquery.database import Database
 from molquery.errors import InputError, MolqueryError
-from molquery.ingest import ingest_profiles
+from molquery.ingest import current_symbols, ingest_profiles
 from molquery.readers import Options, read_profiles
 from molquery.records import IngestReport, Signature
 from molquery.reference import Reference
+from molquery.scales import check, detect, facts_of
 from molquery.schema import PROFILES
 
 DATA = Path(__file__).parent / "data"
@@ -230,3 +231,48 @@ def test_dates_of_spreadsheets_are_named(tmp_path: Path) -> None:
     genes = ("1-Mar", "9-Sep", *made.SYMBOLS[2:])
     _, report = ingest(tmp_path, made.matrix(tmp_path / "x", made.LOG2, genes))
     assert any("WARNING" in note and "1-Mar, 9-Sep" in note for note in report.notes)
+
+
+def test_logarithms_of_counts_are_told_by_whole_numbers(tmp_path: Path) -> None:
+    deep = made.COUNTS * np.arange(1, made.N + 1)[:, None]  # libraries of other depths
+    for name, values in (("ln", np.log1p(deep)), ("log2", np.log2(deep + 1))):
+        found = facts_of(values.astype(np.float32))
+        assert (found.counts, detect(found, "x")[0]) == (name, name)
+        assert any("depth of sequencing" in note for note in check(found, name, "x"))
+    with pytest.raises(InputError, match=r"undone as ln(?s:.*)--scale ln"):
+        check(facts_of(np.log1p(deep).astype(np.float32)), "log2", "x")
+    # Sums of two hundred million, as counts of deep libraries have: not too large for ln.
+    odd = np.log1p(made.TPM * 200).astype(np.float32)
+    with pytest.raises(InputError, match="log2 or ln"):
+        detect(facts_of(odd), "x")
+
+
+def test_negative_logarithms_are_no_z_scores() -> None:
+    z = (made.LOG2 - made.LOG2.mean(0)) / made.LOG2.std(0)
+    assert detect(facts_of(z.astype(np.float32)), "x")[0] == "zscore"
+    assert check(facts_of(z.astype(np.float32)), "zscore", "x") == []
+    toil = facts_of(np.log2(made.TPM + 0.001).astype(np.float32))
+    with pytest.raises(InputError, match=r"log2\(x \+ 0.001\)"):
+        detect(toil, "x")
+    assert "not near 0" in check(toil, "zscore", "x")[0]
+
+
+def test_row_names_of_pandas_are_ids(tmp_path: Path) -> None:
+    import pandas as pd
+
+    frame = pd.DataFrame(made.LOG2, index=list(made.IDS), columns=list(made.SYMBOLS))
+    for name, one in (("rows", frame), ("columns", frame.T)):
+        one.to_parquet(tmp_path / name)  # the index is the last column of the file
+        got = read_profiles(tmp_path / name)
+        assert (got.ids, got.genes) == (made.IDS, made.SYMBOLS)
+        np.testing.assert_array_equal(got.values, made.LOG2.astype(np.float32))
+        assert any(f"genes in {'columns' if name == 'rows' else 'rows'}" in n for n in got.notes)
+
+
+def test_mouse_genes_and_a_wrong_kind_of_gene_are_said() -> None:
+    names = [s.capitalize() for s in made.SYMBOLS]
+    values = made.LOG2.astype(np.float32)
+    assert any("mouse" in note for note in current_symbols(names, values)[2])
+    assert not any("mouse" in note for note in current_symbols(list(made.SYMBOLS), values)[2])
+    with pytest.raises(InputError, match="known as --gene-id symbol"):
+        current_symbols(list(made.ENSEMBL), values, kind="symbol")

@@ -326,7 +326,6 @@ def check_profiles(got: Profiles, ids: tuple[str, ...] = IDS) -> None:
     assert got.values.flags.c_contiguous
     np.testing.assert_array_equal(got.values, VALUES)
     assert got.metadata.num_rows == N
-    assert any("NOVEL-1" in note and "1 of 9" in note for note in got.notes)
 
 
 @pytest.mark.parametrize("transposed", [False, True])

@@ -3,22 +3,18 @@
 import csv
 import dataclasses
 import json
-import shutil
 
 import numpy as np
-import pyarrow as pa
 import pytest
 from conftest import SEEN, UNSEEN
-from pyarrow import parquet
 from scipy import stats
 
 from molquery.database import Database
 from molquery.errors import ColumnError, InputError, MismatchError
 from molquery.export.cutfile import read_cuts, to_toml, write_cuts
 from molquery.genesets import collections
-from molquery.ingest import ingest_metadata
 from molquery.query.engine import Engine
-from molquery.query.strata import HARDLY, NEAR, UNLIKE, stratify_cohort
+from molquery.query.strata import HARDLY, NEAR, POOLED_CUT, UNLIKE, stratify_cohort
 from molquery.query.tested import Outcomes
 from molquery.records import Signature
 from molquery.stratify import READY_RULES, fit_cuts, parse_rule
@@ -28,33 +24,6 @@ IFNG, E2F, HYPOXIA = SEEN
 
 def found(name):
     return collections.find(name)
-
-
-@pytest.fixture(scope="module")
-def clinical(aligned, archive, tmp_path_factory):
-    """The aligned database with survival that the first pathway drives, and columns of noise."""
-    path = tmp_path_factory.mktemp("strata") / "toy.mq"
-    shutil.copytree(aligned, path)
-    rng = np.random.default_rng(11)
-    active, n = archive.activity[:, 0], len(archive.patients)
-    death = rng.exponential(800 / np.exp(1.2 * (active - active.mean())))
-    lost = rng.exponential(1500, n)
-    table = pa.table({
-        "patient_id": archive.patients.tolist(),
-        "os_days": np.where(rng.random(n) < 0.03, np.nan, np.ceil(np.minimum(death, lost))),
-        "OS_STATUS": np.where(death <= lost, "1:DECEASED", "0:LIVING").tolist(),
-        "follow_up": np.ceil(np.minimum(death, lost)) - 20,
-        "same": ["Alive"] * n,
-        "code": (1 + (death <= lost)).astype(np.int64),
-        "odd": rng.choice(["A", "B"], n).tolist(),
-        "area": rng.uniform(1, 9, n),
-        "activity": active,
-        "grade": rng.integers(1, 4, n),
-    })  # fmt: skip
-    file = path.parent / "clinical.parquet"
-    parquet.write_table(table, file)
-    ingest_metadata(Database.open(path), [file], on="patient_id")
-    return path
 
 
 @pytest.fixture(scope="module")
@@ -225,6 +194,23 @@ def test_a_cut_file_gives_the_same_strata_and_fits_nothing(engine, tmp_path):
     ]
     own = stratify_cohort(engine, found(IFNG), by="patient", within="cohort", where=some)
     assert own.cut.points != strata.cut.points
+
+
+def test_pooled_cuts_say_so_and_cuts_fitted_elsewhere_too(engine, tmp_path):
+    within = stratify_cohort(engine, found(IFNG), within="cohort")
+    pooled = stratify_cohort(engine, found(IFNG))
+    assert POOLED_CUT in pooled.notes
+    assert POOLED_CUT not in within.notes
+    one = stratify_cohort(engine, found(IFNG), where="cohort = 'COHORT-A'")
+    assert POOLED_CUT not in one.notes
+    write_cuts(one.cuts, tmp_path / "a.toml")
+    cuts = read_cuts(tmp_path / "a.toml")
+    assert cuts.made["cohorts"] == ["COHORT-A"]
+    there = stratify_cohort(engine, cuts=cuts, where="cohort = 'COHORT-B'")
+    assert any("fitted in COHORT-A, not in COHORT-B" in note for note in there.notes)
+    assert there.cut.points == one.cut.points
+    here = stratify_cohort(engine, cuts=cuts, where="cohort = 'COHORT-A'")
+    assert not any("were fitted in" in note for note in here.notes)
 
 
 def test_a_cut_file_holds_rules_weights_and_odd_names(engine, tmp_path):
@@ -411,6 +397,7 @@ def test_the_command_writes_strata_cuts_and_tests(cli, clinical, tmp_path):
     assert "2 is an event" in result.err
     assert "R's survival package" in result.err
     assert "exploratory" in result.err
+    assert "events" in result.err.partition("Tests of the strata")[2].splitlines()[1]
     rows = list(csv.DictReader(tests.open(encoding="utf-8"), delimiter="\t"))
     assert {row["cohort"] for row in rows} == {"COHORT-A", "COHORT-B", "COHORT-C"}
     assert any("adjusted for age" in row["test"] for row in rows)

@@ -307,7 +307,7 @@ def precise(value: Any) -> Any:
 
 
 def write_recipes(results: Results, found: list[Row], page: Path) -> None:
-    """The part between the two marks of the page of recipes: what they are, what they measured."""
+    """The part between the two marks of the page of recipes: what each has measured."""
     columns = ("recall10", "recall100", "median_ms", "p99_ms", "build_s", "size_mb")
     lines = set()
     for row in found:
@@ -322,8 +322,6 @@ def write_recipes(results: Results, found: list[Row], page: Path) -> None:
     measured = [
         BEGIN,
         "",
-        *table(("recipe", "use it for", "factory", "search"), recipes()),
-        "",
         f"Measured at 512 dimensions, one query at a time, k = 10, on {cpu}, by `make bench`",
         f"(faiss {results.machine['faiss-cpu']}; MB: the index and, where it has its own, the",
         "float16 vectors; more in `benchmarks/results/scale.md`):",
@@ -335,19 +333,6 @@ def write_recipes(results: Results, found: list[Row], page: Path) -> None:
     before, _, rest = page.read_text("utf-8").partition(BEGIN)
     after = rest.partition(END)[2]
     page.write_text(before + "\n".join(measured) + (after or "\n"), "utf-8")
-
-
-def recipes() -> list[tuple[str, ...]]:
-    """(name, when, factory, search parameters) of every recipe that is shipped."""
-    from molquery.recipes import load_recipe, recipe_names
-
-    out = []
-    for name in recipe_names():
-        recipe = load_recipe(name)
-        asked = {"probes": recipe.probes, "breadth": recipe.breadth, "refine": recipe.refine}
-        search = words({k: v for k, v in asked.items() if v and (k != "refine" or v > 1)})
-        out.append((f"`{name}`", recipe.when, f"`{recipe.factory}`, {recipe.storage}", search))
-    return out
 
 
 def figure(found: list[Row], path: Path) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from molquery import schema
+from molquery.barcodes import is_normal, pair_keys
 from molquery.database import Database, list_to_matrix
 from molquery.errors import ColumnError, InputError, SpaceError, some
 from molquery.schema import PROFILES, SLIDES, TableSpec
@@ -99,6 +100,7 @@ def load_pairs(database: Database, *, pair_on: str, split_on: str) -> Pairs:
     """Every slide and profile with the pairs that share a value of `pair_on`.
 
     A slide with several profiles of its patient makes several pairs, and the other way round.
+    Normal tissue, by TCGA barcode, is paired with normal tissue only.
 
     Raises:
         SpaceError: nothing is shared between slides and profiles, or too few pairs.
@@ -168,6 +170,17 @@ def groups_where(database: Database, pairs: Pairs, rule: str) -> frozenset[str]:
     return frozenset(groups)
 
 
+def normal_tissue(pairs: Pairs) -> list[str]:
+    """A note on profiles of normal tissue, where there are any."""
+    n = sum(map(is_normal, pairs.profiles.ids.tolist()))
+    if not n:
+        return []
+    return [
+        f"{n} profiles are of normal tissue by their TCGA barcodes: they are paired with slides of "
+        "normal tissue only, never with those of the tumour"
+    ]
+
+
 def constant_columns(pairs: Pairs) -> list[str]:
     """Notes on slide values and genes that are the same in every pair, so that they teach nothing.
 
@@ -200,10 +213,11 @@ def _side(database: Database, spec: TableSpec, pair_on: str, split_on: str) -> S
             raise ColumnError(f"{spec.name} have no column {column}", found=some(held, 20))
     table = database.read(spec, list(dict.fromkeys(wanted)))
 
+    ids = as_text(table[spec.key])
     return Side(
-        ids=as_text(table[spec.key]),
+        ids=ids,
         vectors=list_to_matrix(table[spec.vector]),
-        pair_keys=as_text(table[pair_on]),
+        pair_keys=np.array(pair_keys(ids.tolist(), as_text(table[pair_on]).tolist()), dtype=str),
         groups=as_text(table[split_on]),
         cohorts=as_text(table[schema.COHORT]),
         sites=as_text(table[schema.SITE]),

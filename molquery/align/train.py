@@ -18,7 +18,13 @@ from molquery import index, predict, rna
 from molquery.align.cca import CCA, fit_cca
 from molquery.align.inputs import fit_profile_input, fit_slide_input
 from molquery.align.left_out import describe_left_out
-from molquery.align.pairs import Pairs, constant_columns, groups_where, load_pairs
+from molquery.align.pairs import (
+    Pairs,
+    constant_columns,
+    groups_where,
+    load_pairs,
+    normal_tissue,
+)
 from molquery.database import Database
 from molquery.errors import InputError
 from molquery.evaluate import metrics
@@ -136,7 +142,7 @@ def learn(
     """
     tell = progress or (lambda stage, done, total, text: None)
     kind = database.facts(SLIDES)["kind"]
-    notes = constant_columns(pairs)
+    notes = [*normal_tissue(pairs), *constant_columns(pairs)]
     if embeddings := rna.held(database):
         notes.append(
             f"learned from the expression; the {embeddings.encoder} embeddings of the profiles are "

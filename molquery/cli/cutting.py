@@ -56,7 +56,8 @@ def cutting_options(function: F) -> F:
                      help="Apply cut points saved before, unchanged."),
         click.option("--min-confidence", type=click.FloatRange(0, 1, max_open=True),
                      help="Call a row uncertain when the measured score lies on the same side of "
-                     "the nearest cut with less probability.  [default: 0.6]"),
+                     "the nearest cut with less probability; 0.95 is about when its 90 % interval "
+                     "reaches a cut.  [default: 0.6]"),
         click.option("--weight", metavar="COLUMN",
                      help="Average the slides of a patient weighted by a column, such as area."),
         click.option("--slides", type=click.Choice(["mean", "max"]),
@@ -96,11 +97,21 @@ def testing_options(function: F) -> F:
 
 
 def command_line(ctx: click.Context) -> str:
-    """The command that was typed, ready to type again; a database named elsewhere is added."""
+    """The command that was typed, ready to type again; a database named elsewhere is added.
+
+    One line for each option, so that no line is broken where it is shown.
+    """
     words = sys.argv[1:]
     if not any(w == "--db" or w.startswith("--db=") for w in words):
         words = ["--db", str(database_path(ctx)), *words]
-    return shlex.join(["molquery", *words])
+    at = words.index(str(ctx.info_name)) if ctx.info_name in words else 0
+    lines = [shlex.join(["molquery", *words[: at + 1]])]
+    for word in words[at + 1 :]:
+        if word.startswith("-"):
+            lines.append(f"  {shlex.quote(word)}")
+        else:
+            lines[-1] += f" {shlex.quote(word)}"
+    return " \\\n".join(lines)
 
 
 def asked(

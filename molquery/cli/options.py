@@ -46,17 +46,48 @@ def open_engine(ctx: click.Context) -> Any:
     return Engine(open_database(ctx))
 
 
+def table_file(_: click.Context, __: click.Parameter, path: Path | None) -> Path | None:
+    """A file for a table, if its suffix stands for a format; without a suffix it is TSV.
+
+    Raises:
+        InputError: the suffix stands for none: `x.xlsx` would hold text all the same.
+    """
+    if path is None or not path.suffix:
+        return path
+    from molquery import export
+    from molquery.errors import InputError
+
+    if export.guess(path) is None:
+        raise InputError(
+            f"the name {path.name} does not say how to write it", found=path.suffix,
+            hint=f"end it in {', '.join(f.suffixes[0] for f in export.FORMATS)}",
+        )  # fmt: skip
+    return path
+
+
+def _output_file(ctx: click.Context, option: click.Parameter, path: Path | None) -> Path | None:
+    """The output, if --format or its suffix says how to write it."""
+    if ctx.params.get("format_") or (path is not None and path.suffix == ".json"):
+        return path
+    return table_file(ctx, option, path)
+
+
 def output_options(function: F, *more: str) -> F:
     """--format, --output and --overwrite; `more` formats than those of any table."""
     for option in (
         click.option("--overwrite", is_flag=True, help="Replace the output file if it exists."),
         click.option(
-            "--output", "-o", type=click.Path(path_type=Path), help="Write to a file, not stdout."
+            "--output",
+            "-o",
+            type=click.Path(path_type=Path),
+            callback=_output_file,
+            help="Write to a file, not stdout.",
         ),
         click.option(
             "--format",
             "format_",
             type=click.Choice([*FORMATS, *more]),
+            is_eager=True,  # so that the callback of --output knows it
             help="Default: a table on a terminal, TSV in a pipe, or as the output's name says.",
         ),
     ):

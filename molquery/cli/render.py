@@ -158,11 +158,10 @@ def emit_tests(
         name = kind.name if kind else "tsv"
         export.write(table, told(provenance), target, name, overwrite=overwrite)
         say(f"{table.num_rows} tests written to {target}")
-    constant = {
-        name for name in ("strata", "cohort", "note", "events")
-        if len(set(table[name].to_pylist())) == 1
-    }  # fmt: skip
-    shown = table.drop_columns(sorted(constant))
+    values = {name: set(table[name].to_pylist()) for name in ("strata", "cohort", "note", "events")}
+    dropped = [n for n in ("strata", "cohort") if len(values[n]) == 1]
+    dropped += [n for n in ("note", "events") if values[n] == {""}]
+    shown = table.drop_columns(dropped)
     click.echo(table_text(shown, "Tests of the strata"), err=True, nl=False)
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
 import click
 
 from molquery.cli.cutting import asked, cutting_options, signatures_options, testing_options
-from molquery.cli.options import open_engine, study_options, where_option
+from molquery.cli.options import open_engine, study_options, table_file, where_option
 from molquery.cli.render import (
     coverage_line,
     emit,
@@ -37,6 +38,7 @@ from molquery.cli.render import (
     "--tests",
     type=click.Path(path_type=Path),
     metavar="FILE",
+    callback=table_file,
     help="Also write the table of tests to a file.",
 )
 @click.option("--xy", metavar="X,Y", help="Columns of a region's position, for GeoJSON.")
@@ -93,6 +95,12 @@ def stratify(
             strata.table, provenance=strata.provenance, document=strata.to_dict(), format_=format_,
             output=output, overwrite=overwrite, caption=_caption(strata),
         )  # fmt: skip
+    if sys.stderr.isatty():
+        from molquery.cli.histogram import strata_picture
+
+        for one in strata.sets:
+            if one.scores is not None:
+                click.echo(strata_picture(one, one.scores), err=True)
     if strata.associations is not None:
         emit_tests(strata.associations, strata.provenance, tests, overwrite=overwrite)
 

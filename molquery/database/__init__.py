@@ -4,6 +4,8 @@
     manifest.py  the manifest and the versions that are kept
     lock.py      one writer at a time
     leftovers.py what killed commands left behind
+    appender.py  many rows, written while they are read                     [lance]
+    drafts.py    arrays in a file, written in pieces and mapped
     tables.py    the Lance tables and the checksums of their files          [lance, lancedb]
     arrays.py    vector columns as arrays
     content.py   what makes two rows the same

@@ -29,6 +29,7 @@ import pyarrow as pa
 
 from molquery import __version__, schema
 from molquery.database import leftovers, lock, manifest, tables
+from molquery.database.appender import Appender
 from molquery.database.arrays import cast_like, facts_of, list_to_matrix, matrix_to_list
 from molquery.database.content import same_metadata, same_vector
 from molquery.database.manifest import Manifest
@@ -277,10 +278,9 @@ class Database:
         """The database version at which what derived files depend on last changed."""
         return int(self._entry(spec)["vectors_version"])
 
-    def changed_version(self, spec: TableSpec) -> int:
-        """As `vectors_version`, where rows that were added do not count."""
-        entry: dict[str, Any] = self._entry(spec)
-        return int(entry.get("changed_version", entry["vectors_version"]))
+    def grown_from(self, spec: TableSpec) -> list[int]:
+        """The `vectors_version`s since which rows were added, and nothing else has changed."""
+        return [int(version) for version in self._entry(spec).get("grown_from", [])]
 
     def facts(self, spec: TableSpec) -> dict[str, Any]:
         """What holds for every row: encoder, kind, dim of slides; genes, scale of profiles."""
@@ -566,6 +566,27 @@ class Database:
                 self._record(spec, counts, only_added=not any(changed))
             return UpsertCounts(sum(new), sum(changed), len(hashes) - int(mask.sum()))
 
+    @contextmanager
+    def appending(
+        self, spec: TableSpec, rows: pa.Schema, facts: Mapping[str, Any]
+    ) -> Iterator[Appender]:
+        """Where to put rows of new keys, a batch at a time; they are there at the end of the block.
+
+        To be called in a `writing` block. The table is made, or given the columns that are new.
+        """
+        if not self.has(spec):
+            tables.create(self.path, spec, rows.empty_table(), facts)
+            self._record(spec)
+        self._with_missing_columns(spec, rows.empty_table())
+        appender = Appender(self._head(spec), tables.folder_of(self.path, spec))
+        try:
+            yield appender
+            appender.commit()
+        finally:
+            appender.close()
+        told = f"{appender.rows} {spec.name} inserted" if appender.rows else ""
+        self._record(spec, told, only_added=True, known=appender.digests)
+
     def _with_missing_columns(self, spec: TableSpec, rows: pa.Table) -> pa.Table:
         """Add columns that `rows` brings and the table lacks; cast the others to its types."""
         held = self.dataset(spec).schema
@@ -728,21 +749,25 @@ class Database:
         *,
         vectors_changed: bool = True,
         only_added: bool = False,
+        known: Mapping[str, str] | None = None,
     ) -> None:
         """Take a table's newest version into the manifest that is being made.
 
-        `only_added`: rows came, and none that was there before has changed.
+        `only_added`: rows came, and none that was there before has changed. `known` are the
+        checksums of new files that are on disk already.
         """
         draft = self._draft
         assert draft is not None
         old = draft["tables"].get(spec.name, {})
-        entry = tables.entry_of(self.path, spec, old.get("files", {}))
+        entry = tables.entry_of(self.path, spec, {**old.get("files", {}), **(known or {})})
         # Not Lance's number: one that was damaged and set aside may come again.
         now = draft["version"] + 1
         before = old.get("vectors_version", now)
         entry["vectors_version"] = now if vectors_changed else before
-        kept = only_added or not vectors_changed
-        entry["changed_version"] = old.get("changed_version", before) if kept else now
+        grown = list(old.get("grown_from", []))
+        if vectors_changed:
+            grown = [*grown, *([before] if before < now else [])] if only_added else []
+        entry["grown_from"] = grown
         draft["tables"][spec.name] = entry
         self._tell(told)
 

@@ -204,7 +204,8 @@ def create(root: Path, spec: TableSpec, rows: pa.Table, facts: Mapping[str, Any]
     target = folder_of(root, spec)
     mode = "overwrite" if newest(root, spec) else "create"
     lancedb.connect(str(root)).create_table(spec.name, schema=told, mode=mode)
-    lance.write_dataset(rows, str(target), mode="append")
+    if len(rows):
+        lance.write_dataset(rows, str(target), mode="append")
 
 
 def roll_back(root: Path, spec: TableSpec, dataset: Any, version: int = 0) -> None:

@@ -16,6 +16,7 @@ id that was changed.
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import math
 import re
@@ -180,7 +181,7 @@ def write(
         _gene_sets(folder, study, head, sample, sets)
         _expression(folder, study, head, sample)
         _case_lists(folder, study, sample)
-        _lines(folder / IDS, [("what", "id", "id in the study"), *changed])
+        _quoted(folder / IDS, [("what", "id", "id in the study"), *changed])
         (folder / PROVENANCE).write_text(
             to_json(
                 {
@@ -218,6 +219,12 @@ def _meta(path: Path, values: Mapping[str, str]) -> None:
 def _lines(path: Path, rows: Iterable[Sequence[str]]) -> None:
     with path.open("w", encoding="utf-8", newline="\n") as stream:
         stream.writelines("\t".join(row) + "\n" for row in rows)
+
+
+def _quoted(path: Path, rows: Iterable[Sequence[str]]) -> None:
+    """Rows with ids as they are: one with a tab or a line break in it is quoted."""
+    with path.open("w", encoding="utf-8", newline="") as stream:
+        csv.writer(stream, delimiter="\t", lineterminator="\n").writerows(rows)
 
 
 def _clinical(
@@ -305,7 +312,7 @@ def _gene_sets(
             for s, row in zip(study.gene_sets, matrix.tolist(), strict=True)
         )
         _lines(folder / f"data_gsva_{name}.txt", [columns, *rows])
-    _lines(folder / "gene_sets.txt", [[sets[s], s] for s in study.gene_sets])
+    _quoted(folder / "gene_sets.txt", [[sets[s], s] for s in study.gene_sets])
 
 
 def _divisor(scores: Float) -> float:

@@ -117,7 +117,10 @@ def read_cuts(path: Path) -> CutFile:
     try:
         document = tomllib.loads(path.read_text("utf-8"))
     except OSError as error:
-        raise InputError(f"cannot read the cut file {path}", found=error.strerror) from error
+        raise InputError(
+            f"cannot read the cut file {path}", found=error.strerror,
+            hint="write one with molquery stratify --save-cuts FILE",
+        ) from error  # fmt: skip
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise _bad(path, printable(str(error))) from error
     if document.get("format") != FORMAT:

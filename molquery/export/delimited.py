@@ -87,6 +87,6 @@ def _cell(kind: pa.DataType) -> Callable[[Any], str]:
 
 
 TSV = Format(
-    "tsv", (".tsv", ".tab"), partial(write, delimiter="\t"), partial(chunks, delimiter="\t")
+    "tsv", (".tsv", ".tab", ".txt"), partial(write, delimiter="\t"), partial(chunks, delimiter="\t")
 )
 CSV = Format("csv", (".csv",), partial(write, delimiter=","), partial(chunks, delimiter=","))

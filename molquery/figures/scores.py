@@ -81,9 +81,10 @@ def ranked_scores(
     for axes, (key, mine) in zip(panels.flat, rows.items(), strict=False):
         bounds = None if low is None or high is None else (low[mine], high[mine])
         _ranking(axes, scores[mine], strata[mine], colours, bounds, dense)
-        _cut_lines(axes, cuts.get(key, ()))
         if not pooled:
             axes.set_title(f"{label(key)}, n = {int(mine.sum())}", fontsize=TEXT, loc="left")
+    for axes, key in zip(panels.flat, rows, strict=False):
+        _cut_lines(axes, cuts.get(key, ()), gap=0.05 if down == 1 else 0.09)
     for axes in panels.flat[len(rows) :]:
         axes.set_visible(False)
     for axes in panels[:, 0]:
@@ -128,16 +129,19 @@ def _ranking(
     plain_axes(axes, grid="y")
 
 
-def _cut_lines(axes: Axes, points: Sequence[float]) -> None:
-    for i, point in enumerate(points):
+def _cut_lines(axes: Axes, points: Sequence[float], gap: float) -> None:
+    """Cut points as lines, with their values right of the panel, `gap` of its height apart."""
+    low, high = axes.get_ylim()
+    places = [(point - low) / (high - low) for point in points]
+    apart = list(places)
+    for i in range(1, len(apart)):
+        apart[i] = max(apart[i], apart[i - 1] + gap)
+    shift = float(np.mean(np.subtract(apart, places))) if places else 0.0
+    for point, place in zip(points, apart, strict=True):
         axes.axhline(point, color=INK, linewidth=1.0, linestyle=(0, (5, 3)), zorder=3)
-        below = i == 0 and len(points) > 1  # so that the labels of close points stay apart
         axes.annotate(
-            f"{point:.3f}", (1, point), xycoords=("axes fraction", "data"),
-            xytext=(-2, -3 if below else 3), textcoords="offset points", ha="right",
-            va="top" if below else "bottom", fontsize=SMALL, color=INK,
-            bbox={"boxstyle": "square,pad=0.1", "facecolor": "white", "alpha": 0.8,
-                  "edgecolor": "none"}, zorder=4,
+            f"{point:.3f}", (1, place - shift), xycoords="axes fraction", xytext=(3, 0),
+            textcoords="offset points", ha="left", va="center", fontsize=SMALL, color=INK,
         )  # fmt: skip
 
 
@@ -203,8 +207,8 @@ def scores_by_group(
             c=[colours[s] for s in strata[mine].tolist()], rasterized=len(scores) > DENSE, zorder=1,
         )  # fmt: skip
         low, middle, high = np.quantile(scores[mine], [0.25, 0.5, 0.75])
-        axes.plot([low, high], [row, row], color=INK, linewidth=6, solid_capstyle="butt", zorder=2)
-        axes.plot([middle], [row], marker="|", color="white", markersize=8, markeredgewidth=2.5,
+        axes.plot([low, high], [row, row], color=INK, linewidth=4, solid_capstyle="butt", zorder=2)
+        axes.plot([middle], [row], marker="|", color="white", markersize=7, markeredgewidth=2.5,
                   zorder=3)  # fmt: skip
     names = [f"{label(g, 30) or 'none given'}\nn = {len(members[g])}" for g in shown]
     axes.set_yticks(range(len(shown)), labels=names)

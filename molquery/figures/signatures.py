@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -27,7 +28,9 @@ from molquery.vectors import Float
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_NAMED = 3  # sets at either end of the spectrum that are named
+_NAMED = 3  # sets at either end of the spectrum that are named, but not beside the marked one
+_NEAR = 1 / 3  # of the axis that the marked one's own label may take
+_HEADS = 60  # characters that the heads of all columns have room for, side by side
 _CELLS = 400  # up to so many cells their values are written into them
 
 
@@ -72,7 +75,7 @@ def spectrum(
     )  # fmt: skip
     ends = [i for i in range(len(ordered)) if i < _NAMED or i >= len(ordered) - _NAMED]
     for i in ends:
-        if abs(i - mark) > 1 or mark < 0:
+        if mark < 0 or abs(i - mark) > _NEAR * len(ordered):
             axes.annotate(
                 _short(ordered[i]), (places[i], max(heights[i], 0)), xytext=(0, 4),
                 textcoords="offset points", rotation=50, ha="left", va="bottom",
@@ -130,7 +133,8 @@ def signature_heatmap(
     )
     axes = figure.subplots()
     drawn = axes.imshow(values, cmap=DIVERGING, vmin=-limit, vmax=limit, aspect="auto")
-    heads = [label(s, 24) for s in strata]
+    room = max(8, _HEADS // len(strata))
+    heads = [textwrap.fill(label(s, 2 * room), room) for s in strata]
     if counts is not None:
         heads = [f"{h}\nn = {n}" for h, n in zip(heads, counts, strict=True)]
     axes.set_xticks(range(len(strata)), labels=heads)

@@ -459,11 +459,9 @@ def why_stale(database: Database, entry: dict[str, Any], manifest: dict[str, Any
     current = manifest["spaces"].get(entry["space"])
     if current is None or current["space_id"] != entry["space_id"]:
         return "it was built for a space that has been replaced"
-    if database.changed_version(spec) > entry["vectors_version"]:
-        now = database.vectors_version(spec)
-        return f"{spec.name} have changed (version {entry['vectors_version']} -> {now})"
-    if database.vectors_version(spec) < entry["vectors_version"]:
-        return f"it was built for a later version of the {spec.name}"
+    version, built = database.vectors_version(spec), entry["vectors_version"]
+    if built != version and built not in database.grown_from(spec):
+        return f"{spec.name} have changed (version {built} -> {version})"
     if not (database.path / entry["file"]).is_file():
         return "its file is missing"
     if "vectors" in entry:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from molquery import __version__, index, schema
+from molquery.barcodes import pair_keys
 from molquery.database import Database, list_to_matrix
 from molquery.errors import ColumnError, DatabaseError, InputError, NotReadyError, OutputError, some
 from molquery.evaluate.held_out import HeldOutPairs, describe
@@ -77,10 +78,6 @@ class Engine:
     def cohorts(self) -> Strings:
         """(n_slides,) their cohorts."""
         return as_text(self._texts[schema.COHORT])
-
-    @cached_property
-    def _pair_keys(self) -> Strings:
-        return as_text(self._texts[self.facts["settings"]["pair_on"]])
 
     @cached_property
     def groups(self) -> Strings:
@@ -300,14 +297,14 @@ class Engine:
             table = self.database.read(PROFILES, [pair_on])
             keys = as_text(table[pair_on])
         rows_of: dict[str, list[int]] = {}
-        for j, key in enumerate(keys):
+        for j, key in enumerate(pair_keys(self.reference.ids.tolist(), keys.tolist())):
             if key:
-                rows_of.setdefault(str(key), []).append(j)
-        both = [
-            (i, j)
-            for i in operator.rows[operator.model >= 0]
-            for j in rows_of.get(str(self._pair_keys[i]), [])
-        ]
+                rows_of.setdefault(key, []).append(j)
+        known = operator.rows[operator.model >= 0]
+        pair_on = as_text(self._texts[self.facts["settings"]["pair_on"]])[known]
+        keyed = pair_keys(self.slide_ids[known].tolist(), pair_on.tolist())
+        key_of = dict(zip(known.tolist(), keyed, strict=True))
+        both = [(i, j) for i in known for j in rows_of.get(key_of[i], [])]
         if not both:  # they were deleted after the space was learned
             raise NotReadyError(
                 f"no slide of {self.database.path} has a profile of its own patient any more: "

@@ -41,6 +41,12 @@ NEAR, HARDLY, UNLIKE, UNKNOWN = (
     "errors not measured in such cohorts",
 )  # fmt: skip
 
+#: Said where one set of cut points holds for several cohorts.
+POOLED_CUT = (
+    "the cut points pool the cohorts: part of what separates the strata is the type of tissue; "
+    "--within cohort cuts inside each"
+)
+
 #: Columns of a table of strata and what they mean.
 COLUMNS: Mapping[str, str] = {
     "score": "predicted activity, in the units of the scoring; of a patient: over the slides",
@@ -221,6 +227,11 @@ def stratify_cohort(
         parts.append(_part(signature, match, quality, units, score, fitted_cut, errors))
         matches.append(match)
         notes += [f"{signature.name}: {remark}" for remark in parts[-1].cut.remarks]
+    cohorts = sorted(set(units.cohorts.tolist()) - {""})
+    if cuts is not None:
+        notes += _elsewhere(cuts, cohorts)
+    if within is None and len(cohorts) > 1:
+        notes.append(POOLED_CUT)
     reference = _reference(engine, matches)
     if cuts is not None and cuts.reference != reference:
         notes.append(
@@ -247,7 +258,7 @@ def stratify_cohort(
         rules=tuple(rules), min_confidence=bar, reference=reference,
         made=cuts.made if cuts else {
             "database": engine.database.path.name, "where": where or "",
-            "rows": len(units.ids), "molquery": __version__,
+            "cohorts": cohorts, "rows": len(units.ids), "molquery": __version__,
             **{f"{name}_version": v for name, v in engine.versions.items()},
         },
     )  # fmt: skip
@@ -462,6 +473,21 @@ def _planned(
                 hint="fit the cut points anew on this database",
             )
     return tuple(one.signature for one in cuts.signatures), plan
+
+
+def _elsewhere(cuts: CutFile, cohorts: Sequence[str]) -> list[str]:
+    """A note on cohorts that pooled cut points were not fitted in."""
+    fitted = cuts.made.get("cohorts")
+    pooled = any(one.cut.scope != COHORT for one in cuts.signatures)
+    if not isinstance(fitted, list) or not fitted or not pooled:
+        return []
+    other = [c for c in cohorts if c not in fitted]
+    if not other:
+        return []
+    return [
+        f"the cut points were fitted in {some(fitted)}, not in {some(other)}: there the level of "
+        "the scores differs by tissue too, so a stratum need not mean the same"
+    ]
 
 
 def _genes(engine: Engine, match: Match) -> tuple[str, ...]:

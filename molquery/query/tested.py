@@ -57,7 +57,7 @@ def tests_of(
         raise InputError(
             "tests count patients, and here some have several slides",
             found=some(f"{p} ({c})" for p, c in zip(names, counts, strict=True) if c > 1),
-            hint="--by patient",
+            hint="--by patient; a cut file has to be fitted so: --by patient --save-cuts FILE",
         )
     followed, variables, covariates = _read(engine, units, outcomes)
     tests: list[Association] = []

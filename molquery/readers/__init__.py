@@ -16,6 +16,7 @@ from molquery.readers.registry import (
     read_source,
 )
 from molquery.readers.sources import Source
+from molquery.readers.streams import stream
 from molquery.readers.tables import TABLE_READERS, read_table
 
 __all__ = [
@@ -33,4 +34,5 @@ __all__ = [
     "read_slides",
     "read_source",
     "read_table",
+    "stream",
 ]

@@ -6,6 +6,7 @@ an expression matrix in `profile_table.py`.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -96,13 +97,27 @@ def is_text(kind: pa.DataType) -> bool:
 
 
 def plain(table: pa.Table) -> pa.Table:
-    """The same columns with one type for text and a name for the row names that pandas wrote."""
-    arrays = [_plain_column(column) for column in table.columns]
-    names = [name.strip() for name in table.column_names]
+    """The same columns with one type for text; the row names that pandas wrote come first."""
+    first = _pandas_index(table)
+    order = [*first, *(i for i in range(table.num_columns) if i not in first)]
+    arrays = [_plain_column(table.column(i)) for i in order]
+    names = [table.column_names[i].strip() for i in order]
     for i, name in enumerate(names):
         if name in ("", "__index_level_0__", "Unnamed: 0"):
             names[i] = INDEX if INDEX not in names else f"column_{i + 1}"
     return pa.Table.from_arrays(arrays, names=names, metadata=table.schema.metadata)
+
+
+def _pandas_index(table: pa.Table) -> list[int]:
+    """Position of the one column that is the index of a data frame; pandas writes it last."""
+    try:
+        told = json.loads((table.schema.metadata or {}).get(b"pandas", b"{}"))
+        index = told.get("index_columns", [])
+    except (ValueError, AttributeError):
+        return []
+    named = [n for n in index if isinstance(n, str)] if isinstance(index, list) else []
+    places = [i for i, n in enumerate(table.column_names) if [n] == named]
+    return places if len(places) == 1 else []
 
 
 def _plain_column(column: pa.ChunkedArray) -> pa.ChunkedArray:

@@ -74,8 +74,7 @@ def _genes(
     candidates = [_stripped(table.column(i)) for i in range(len(texts))]
     for name, genes in zip(texts, candidates, strict=True):
         if orientation.known_share(genes) > orientation.MOST:
-            said = [] if genes is candidates[0] else [f"genes are from column {name!r}"]
-            return genes, said
+            return genes, [f"read with genes in rows, called by column {name!r}"]
     if options.genes_in != orientation.ROWS and options.gene_id is None:
         turned = orientation.known_share(samples) > orientation.MOST
         raise FileFormatError(

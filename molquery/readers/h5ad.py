@@ -91,7 +91,8 @@ def load_profiles(path: Path, options: Options) -> Profiles:
         raise _transposed(path)
     wanted = (*columns.PROFILE_IDS, *columns.PATIENT_IDS)
     ids, metadata = _ids_and_metadata(obs, path, options, wanted)
-    got = finish(ids, genes, values, metadata, notes + said, path, scale=scale)
+    notes = [f"read {key}, with samples in obs and genes in var", *notes, *said]
+    got = finish(ids, genes, values, metadata, notes, path, scale=scale)
     return replace(got, embeddings=embeddings)
 
 

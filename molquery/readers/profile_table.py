@@ -77,7 +77,7 @@ def _genes_in_columns(
     if not values:
         raise ColumnError(f"no numeric columns, so no expression, in {path}", found=some(names, 12))
     ids = columns.ids_of(table.column(id_at), names[id_at], path)
-    notes: list[str] = []
+    notes = [f"read with samples in rows, called by column {names[id_at]}, and genes in columns"]
     taken = set(values)
     if columns.normal(names[id_at]) not in columns.PATIENT_IDS:
         taken.add(id_at)
@@ -153,19 +153,7 @@ def finish(
     if (count := int(negative.sum())) and (values[negative] == np.float32(BULKFORMER)).all():
         values = np.where(negative, np.float32(np.nan), values)
         said.append(f"{count} values of -10, the only negative ones, were read as missing")
-    if unknown := _unknown(genes):
-        said.append(
-            f"{len(unknown)} of {len(genes)} names are not known genes and are kept as they are: "
-            f"{some(unknown)}"
-        )
     return Profiles(ids, genes, values, metadata, tuple(said), str(path), scale)
-
-
-def _unknown(genes: Sequence[str]) -> list[str]:
-    from molquery.genes import resolve
-
-    found = resolve(genes)
-    return [*found.unknown, *found.date_damaged]
 
 
 def _id_column(table: pa.Table, path: Path, options: Options) -> int:

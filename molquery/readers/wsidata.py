@@ -2,8 +2,9 @@
 
 `zs.tl.feature_aggregation` leaves the vector in
 `tables/<model>_tiles/uns/agg_ops/agg_slide/features`, (d,) or (1, d), and beside it `encoder`: the
-slide encoder, or the numpy reduction (mean, median ...) that made one vector of the tiles. Where
-nothing was aggregated, the tiles' features (`X` of the table) are mean-pooled.
+slide encoder, or the numpy reduction (mean, median ...) that made one vector of the tiles. Older
+stores hold it in `varm/agg_slide`, (d, 1), where it is as long as a tile's. Where nothing was
+aggregated, the tiles' features (`X` of the table) are mean-pooled.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from molquery.readers.matrix import MAX_DIM, one_slide
 from molquery.readers.pooling import N_TILES, POOLING, mean_of_array, pooled
 
 AGGREGATED = "uns/agg_ops/agg_slide"
+OLDER = "varm/agg_slide"
 
 #: Aggregations that are reductions of numpy rather than slide encoders with a name of their own.
 REDUCTIONS = {"mean", "median", "sum", "std", "var", "min", "max", "average"}
@@ -53,7 +55,7 @@ def load(path: Path, options: Options) -> Slides:
         there: dict[str, Any] = {
             model_of(name): tables[name] for name in sorted(tables.group_keys())
         }
-        whole = {m: t for m, t in there.items() if f"{AGGREGATED}/features" in t}
+        whole = {m: t for m, t in there.items() if f"{AGGREGATED}/features" in t or OLDER in t}
         tiled = {m: t for m, t in there.items() if m not in whole and _is_features(t)}
     named = options.vector or options.encoder
     known = {**whole, **tiled}
@@ -90,11 +92,15 @@ def _is_features(table: Any) -> bool:
 
 
 def _slide(path: Path, model: str, table: Any) -> Slides:
-    features = checked(table[f"{AGGREGATED}/features"])
-    if len(features.shape) not in (1, 2) or (len(features.shape) == 2 and features.shape[0] != 1):
+    newer = f"{AGGREGATED}/features" in table
+    features = checked(table[f"{AGGREGATED}/features" if newer else OLDER])
+    shape = features.shape if newer else features.shape[::-1]
+    if len(shape) not in (1, 2) or (len(shape) == 2 and shape[0] != 1):
         raise ValueError(f"features of shape {features.shape} are not those of one slide")
     values = np.asarray(features[...])
-    how = str(np.asarray(table[f"{AGGREGATED}/encoder"][()]).item())
+    told = f"{AGGREGATED}/encoder"
+    # Without a word on what made the vector, the encoder is asked for.
+    how = str(np.asarray(table[told][()]).item()) if newer or told in table else None
     metadata: dict[str, Any] = {}
     if "X" in table and len(getattr(table["X"], "shape", ())) == 2:
         metadata[N_TILES] = int(table["X"].shape[0])

@@ -15,6 +15,7 @@ from molquery.query.answer import FLOOR, in_words
 from molquery.query.strata import Strata
 from molquery.query.units import Called
 from molquery.records import Predictability
+from molquery.schema import COHORT
 
 FOUND = 0.05
 _SENTENCES = 4  # outcomes that get a sentence of their own
@@ -82,6 +83,7 @@ def outcome_sentences(strata: Strata) -> list[str]:
     if strata.associations is None:
         return []
     called = strata.sets[0]
+    several = len(set(strata.table[COHORT].to_pylist()) - {None}) > 1
     out: list[str] = []
     found: list[str] = []
     rest: list[str] = []
@@ -93,10 +95,12 @@ def outcome_sentences(strata: Strata) -> list[str]:
         elif first.test.startswith("log-rank") or first.test.startswith("Cox"):
             out.append(_survival(outcome + within, tests, called))
         elif len(out) < _SENTENCES:
-            out.append(_variable(outcome + within, tests))
+            pooled = " over all cohorts together" if several and cohort == "all" else ""
+            out.append(_variable(outcome + within, tests, pooled))
         else:
             (found if _is_found(tests) else rest).append(outcome + within)
-    nothing = next((i for i, text in enumerate(out) if text.startswith("No ")), None)
+    null = ("No ", "was not found")
+    nothing = next((i for i, text in enumerate(out) if any(n in text for n in null)), None)
     if nothing is not None:
         out[nothing] += (" That is no proof that there is none: the interval says what these data "
                          "leave open.")  # fmt: skip
@@ -150,7 +154,8 @@ def _survival(outcome: str, tests: Sequence[Association], called: Called) -> str
     return f"No difference in {outcome} between the strata was found ({test}); {ratio}."
 
 
-def _variable(outcome: str, tests: Sequence[Association]) -> str:
+def _variable(outcome: str, tests: Sequence[Association], pooled: str) -> str:
+    """The sentence of a category or a number; `pooled` says where cohorts are not told apart."""
     first = next(t for t in tests if t.p is not None)
     trend = next((t for t in tests if t.test == "Kendall trend" and t.p is not None), None)
     size = f"; {first.effect} {estimate(first)}" if first.estimate is not None else ""
@@ -158,14 +163,14 @@ def _variable(outcome: str, tests: Sequence[Association]) -> str:
     if trend is not None and _found(trend):
         direction = "rises" if (trend.estimate or 0) > 0 else "falls"
         return (
-            f"{outcome} {direction} with the predicted score (trend {p_and_q(trend)}, tau-b "
-            f"{estimate(trend)}; {test})."
+            f"{outcome} {direction} with the predicted score{pooled} (trend {p_and_q(trend)}, "
+            f"tau-b {estimate(trend)}; {test})."
         )
     if _found(first):
-        return f"{outcome} differs between the strata ({test})."
+        return f"{outcome} differs between the strata{pooled} ({test})."
     if trend is not None:
         test += f"; trend {p_and_q(trend)}"
-    return f"No association with {outcome} was found ({test})."
+    return f"No association with {outcome} was found{pooled} ({test})."
 
 
 def _found(test: Association) -> bool:

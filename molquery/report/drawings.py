@@ -117,10 +117,13 @@ def _survival(q: Question) -> list[Drawing]:
     if found is None:
         return []
     one = q.strata.sets[0]
+    several = len(q.cohorts) > 1
     out = []
     for cohort in dict.fromkeys(c.cohort for c in found.curves):
         tests = [t for t in found.tests if t.cohort == cohort and t.test.startswith("log-rank")]
-        told = f"{tests[0].test}: {answer.p_and_q(tests[0])}" if tests and tests[0].p else ""
+        told = "strata predicted from H&E, exploratory"
+        if tests and tests[0].p is not None:
+            told = f"{tests[0].test}: {answer.p_and_q(tests[0])}; {told}"
         outcome = tests[0].outcome if tests else "survival"
         figure = survival.kaplan_meier(
             [c for c in found.curves if c.cohort == cohort], order=one.order,
@@ -131,7 +134,10 @@ def _survival(q: Question) -> list[Drawing]:
             Drawing(
                 cohort, figure,
                 "Kaplan-Meier estimate of each predicted stratum with its 95 % interval; ticks are "
-                "censored patients. Below: how many were still followed.",
+                "censored patients. Below: how many were still followed; the axis ends where "
+                "fewer than 2 % are."
+                + (" The curves pool the cohorts, the test compares within them." if several
+                   and cohort == "all" else ""),
             )
         )  # fmt: skip
     return out

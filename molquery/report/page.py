@@ -13,7 +13,7 @@ from molquery.errors import some
 from molquery.figures import style
 from molquery.pages import Page
 from molquery.query import calibrate
-from molquery.query.strata import Part
+from molquery.query.strata import POOLED_CUT, Part
 from molquery.report import answer
 from molquery.report.drawings import KINDS, drawings
 from molquery.report.question import Question, Tell
@@ -41,9 +41,8 @@ def page(question: Question, *, command: str = "", progress: Tell | None = None)
     out.points(others)
     if strata.associations is not None:
         out.caution(f"{WARNING[0].upper()}{WARNING[1:]}.")
-    if strata.cut.scope != COHORT and len(q.cohorts) > 1:
-        out.caution("The cut points pool all cohorts: part of what separates the strata is the "
-                    "type of tissue.")  # fmt: skip
+    if POOLED_CUT in strata.notes:
+        out.caution(f"{POOLED_CUT[0].upper()}{POOLED_CUT[1:].partition(';')[0]}.")
     if unseen := [c.cohort for c in q.cohorts if not c.seen]:
         out.caution(answer.unseen_sentence(unseen))
     steps = iter(range(1, 8))
@@ -88,16 +87,17 @@ def page(question: Question, *, command: str = "", progress: Tell | None = None)
         "molquery": told.molquery,
     }  # fmt: skip
     out.facts(rows)
+    if command:
+        out.text("This page is made again by")
+        out.code(command)
     for part in strata.parts:
         c = part.coverage
         out.text(
             f"{part.signature.name}: {len(c.found)} of {len(c.found) + len(c.missing)} genes are "
             f"in this database: {some(c.found, 1000)}."
-            + (f" Missing: {some(c.missing, 1000)}." if c.missing else "")
+            + (f" Missing: {some(c.missing, 1000)}." if c.missing else ""),
+            "small",
         )
-    if command:
-        out.text("This page is made again by")
-        out.code(command)
     tell("figures", 7, 7)
     return out
 
@@ -230,7 +230,8 @@ def _top_table(out: Page, q: Question) -> None:
         [[ids[i], cohorts[i], float(part.score[i]), float(part.low[i]), float(part.high[i]),
           float(standard[i]), call[i], basis[i]] for i in order],
         f"{part.signature.name}, ranked "
-        + ("by standard deviations within the cohort" if apart else "over all cohorts"),
+        + ("by standard deviations within the cohort" if apart
+           else "over all cohorts" if len(q.cohorts) > 1 else "by score"),
     )  # fmt: skip
 
 
@@ -238,7 +239,7 @@ def _caveats(q: Question) -> list[str]:
     """What limits the answer, the notes of the strata first."""
     strata = q.strata
     read = strata.associations.notes if strata.associations else ()
-    out = [note for note in strata.notes if note not in read]
+    out = [note for note in strata.notes if note not in read and note != POOLED_CUT]
     for part in strata.parts:
         if line := _confidence_line(part, q.noun):
             out.append(line)
