@@ -122,7 +122,7 @@ def ingest(database: Path, file: Path) -> tuple[float, float, str]:
     program = (
         "import resource, sys\n"
         "from molquery.cli.main import main\n"
-        "try:\n    main(sys.argv[1:])\n"
+        "try:\n    main()\n"
         "except SystemExit as stop:\n    assert not stop.code, stop.code\n"
         "print('PEAK', resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)"
     )

@@ -396,7 +396,10 @@ def _indexes(database: Database, state: State, lost: Mapping[str, str]) -> Itera
             problem = error.what
         if entry["file"] in lost:
             problem = f"its file is {lost[entry['file']]}"
-        if problem:
+        if entry["file"] not in lost and problem == index.EARLIER:
+            what = f"{key}: {problem}; queries use the stored vectors instead"
+            yield _note("indexes", what, "molquery index build")
+        elif problem:
             what = f"{key}: {problem}; queries scan every row instead"
             yield _warning("indexes", what, f"{_REPAIR}, or molquery index build", mends=True)
         elif new := state["tables"][entry["table"]]["rows"] - entry["rows"]:

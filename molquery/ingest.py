@@ -48,7 +48,7 @@ from molquery.vectors import Matrix, check_rows
 Progress = Callable[[str, int, int], None]
 
 #: Bytes of vectors that an ingest holds in memory; more are written while they are read.
-HELD_BYTES = 256 << 20
+HELD_BYTES = 128 << 20
 _ALONE = (
     "{n} {table} name no patient: each counts as a patient of its own "
     "(splits are by patient, so say --id or add a patient_id column if that is wrong)"

@@ -263,7 +263,7 @@ def test_retrieve(cli: Cli, aligned: Path, archive: synth.Archive) -> None:
     document = json.loads(result.out)
     assert [h["rank"] for h in document["hits"]] == [1, 2, 3, 4, 5]
     assert document["provenance"]["parameters"]["query"] == slide
-    assert document["provenance"]["index"] == "default-profiles-flat"
+    assert document["provenance"]["index"] == "default-profiles-flat (recall@10 1.000)"
 
 
 # The main job, as the issue types it -------------------------------------------------------------

@@ -18,10 +18,10 @@ import pyarrow as pa
 import pytest
 from make_archive import ARCHIVES, contents
 
-from molquery import doctor, index, ingest, processes, schema
+from molquery import doctor, ingest, processes, schema
 from molquery.align.train import AlignSettings, align
 from molquery.database import Database, list_to_matrix, lock, manifest, matrix_to_list
-from molquery.errors import ColumnError, DatabaseError, FilterError, IndexFileError, MismatchError
+from molquery.errors import ColumnError, DatabaseError, FilterError, MismatchError
 from molquery.genesets import collections
 from molquery.ingest import ingest_slides
 from molquery.query import prepared
@@ -491,8 +491,6 @@ def test_a_derived_file_that_goes_while_it_is_read_is_done_without(
     monkeypatch.setattr(Database, "derived", gone)
     assert database.read_sidecar(SLIDES, [SLIDES.key]).equals(right)
     assert prepared.load(database, space_id) is None
-    with pytest.raises(IndexFileError, match="cannot be read"):
-        index.load(database, "default-slides-flat")
 
 
 def test_a_view_made_within_a_block_sees_what_the_block_did(database: Database) -> None:

@@ -82,7 +82,7 @@ DAMAGE = {
     "manifest.json": ("manifest", "error", True),
     "versions/000004.json": ("versions", "warning", True),
     "versions/000002.json": ("versions", "warning", False),
-    "indexes/*-slides-*.faiss": ("indexes", "warning", True),
+    "indexes/*-slides-flat-*": ("indexes", "warning", True),
     "indexes/slides-*.arrow": ("sidecars", "warning", True),
     "indexes/predictions-*": ("predictions", "warning", True),
     "spaces/*/*/heads.safetensors": ("space", "error", False),
@@ -144,8 +144,8 @@ def test_damaged_shared_vectors_are_projected_anew(aligned_copy: Path, aligned: 
     (name,) = database.only_shared(SLIDES)
     flip(aligned_copy / "slides.lance" / name)
     assert bad(doctor.examine(aligned_copy))["shared vectors"].mends
-    for sidecar in aligned_copy.glob("indexes/*.arrow"):
-        sidecar.unlink()  # else nothing needs the file
+    for stored in aligned_copy.glob("indexes/default-*"):
+        stored.unlink()  # else nothing needs the file
     with pytest.raises(DatabaseError, match="is damaged"):
         top(aligned_copy)
     after = doctor.repair(aligned_copy)
@@ -316,7 +316,7 @@ def test_the_command(cli: Cli, aligned_copy: Path) -> None:
     assert (sound.code, sound.out.splitlines()) == (0, ["severity\tcheck\twhat\tremedy"])
     assert "faiss: faiss-cpu" in sound.err
     assert len(cli("--db", aligned_copy, "doctor", "--all").out.splitlines()) > 10
-    flip(next(aligned_copy.glob("indexes/*-slides-*.faiss")))
+    flip(next(aligned_copy.glob("indexes/*-slides-flat-*")))
     found = cli("--db", aligned_copy, "doctor", "--format", "json")
     assert found.code == 1
     document = json.loads(found.out)
@@ -355,7 +355,7 @@ def test_one_changed_byte_is_found_or_harmless(
     soak: ModuleType, aligned_copy: Path, tmp_path: Path
 ) -> None:
     soak.enrich(aligned_copy)
-    outcomes = soak.soak(aligned_copy, tmp_path, 11, 11, lambda _: None)
+    outcomes = soak.soak(aligned_copy, tmp_path, len(soak.KINDS), 11, lambda _: None)
     assert {o.kind for o in outcomes} == set(soak.KINDS), "a kind of file was not tried"
     assert [o for o in outcomes if o.verdict == "WRONG"] == []
     # What can hold data is never harmless.

@@ -162,7 +162,7 @@ def test_operators_are_read_back_as_they_were_computed(aligned: Path) -> None:
 
 def test_damaged_operators_are_computed_anew(aligned_copy: Path, engine: Engine) -> None:
     database = Database.open(aligned_copy)
-    (file,) = (aligned_copy / "indexes").glob("*predictions*")
+    (file,) = (aligned_copy / "indexes").glob("predictions-*.safetensors")
     file.write_bytes(file.read_bytes()[:-100])
     assert prepared.load(database, engine.space_id) is None
     again = Engine(database).operator

@@ -282,7 +282,7 @@ def test_an_index_finds_the_candidates_and_the_method_scores_them(
         assert row["score"] == pytest.approx(exact[row["slide_id"]])
     assert found.agreement is not None
     assert found.agreement > 0.5
-    assert found.provenance.index == "default-slides-flat"
+    assert found.provenance.index == "default-slides-flat (recall@10 1.000)"
     assert ids(found) == ids(everything)[:5]
     assert everything.provenance.index is None
 
@@ -290,7 +290,7 @@ def test_an_index_finds_the_candidates_and_the_method_scores_them(
 def test_without_an_index_candidates_come_from_an_exact_scan(
     aligned_copy: Path, everything: Ranking
 ) -> None:
-    for file in (aligned_copy / "indexes").glob("*.faiss"):
+    for file in (aligned_copy / "indexes").glob("default-*"):
         file.unlink()
     found = search(Engine(Database.open(aligned_copy)), HYPOXIA, k=5, null=0, use_index=True)
     assert ids(found) == ids(everything)[:5]

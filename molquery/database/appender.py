@@ -17,7 +17,7 @@ from molquery.database.arrays import cast_like
 from molquery.files import sha256_file, sync
 
 #: Bytes of rows in one file, and files on their way at a time.
-FILE_BYTES = 128 << 20
+FILE_BYTES = 64 << 20
 _AHEAD = 2
 
 

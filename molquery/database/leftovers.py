@@ -65,7 +65,8 @@ def of_change(root: Path, before: set[Path], after: Mapping[str, Any]) -> list[P
     found = []
     for path in table_files(root) - before:
         folder, _, inside = path.relative_to(root).as_posix().partition("/")
-        kept = tables.belongs(inside, numbers.get(folder, set()))
+        # Of a table that has not come to be, nothing is kept.
+        kept = folder in numbers and tables.belongs(inside, numbers[folder])
         if f"{folder}/{inside}" not in needed and not kept:
             found.append(path)
     return found

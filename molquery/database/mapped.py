@@ -115,7 +115,12 @@ class Arrays:
         file.check(0, min(_MAGIC, len(file.content)))
         length = int.from_bytes(file.content[:_MAGIC].tobytes(), "little")
         file.check(0, min(_MAGIC + length, len(file.content)))
-        header = json.loads(file.content[_MAGIC : _MAGIC + length].tobytes())
+        try:
+            header = json.loads(file.content[_MAGIC : _MAGIC + length].tobytes())
+        except ValueError as error:
+            raise DatabaseError(
+                f"{file.path.name} is not a file of arrays", hint="molquery doctor --repair"
+            ) from error
         self.metadata: dict[str, str] = header.pop("__metadata__", {})
         self._start = _MAGIC + length
         self._header: dict[str, Any] = header

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from molquery.index.scan import top as exact
     from molquery.index.searcher import Searcher, Settings, assemble
     from molquery.index.stored import (
+        EARLIER,
         Index,
         Source,
         build,
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
+    "EARLIER",
     "Index",
     "Searcher",
     "Settings",

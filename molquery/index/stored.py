@@ -33,6 +33,8 @@ _BATCH = 65_536
 #: Up to this many bytes of vectors an exact scan is preferred to an approximate index: some 40 ms.
 EXACT_UP_TO = 1_100_000_000
 _BUILD = "molquery index build"
+#: Why an index is not used that holds no stored vectors and refers to none.
+EARLIER = "an earlier molquery has built it"
 
 Progress = Callable[[str, int, int], None]
 
@@ -462,6 +464,11 @@ def why_stale(database: Database, entry: dict[str, Any], manifest: dict[str, Any
     version, built = database.vectors_version(spec), entry["vectors_version"]
     if built != version and built not in database.grown_from(spec):
         return f"{spec.name} have changed (version {built} -> {version})"
+    rows = database.count(spec)
+    if built == version and entry["rows"] != rows:
+        return f"it covers {entry['rows']} of {rows} rows"
+    if "vectors" not in entry and not entry["file"].endswith(".safetensors"):
+        return EARLIER
     if not (database.path / entry["file"]).is_file():
         return "its file is missing"
     if "vectors" in entry:

@@ -80,15 +80,18 @@ def _parquet(path: Path) -> tuple[int, Iterator[pa.Table]]:
 
 
 def _arrow(path: Path) -> tuple[int, Iterator[pa.Table]]:
-    file = pa.ipc.open_file(pa.memory_map(str(path)))
+    # Through a map the rows can be counted without being read; but what is read through one stays
+    # in memory for as long as nothing else needs the room.
+    mapped = pa.ipc.open_file(pa.memory_map(str(path)))
+    total = sum(mapped.get_batch(i).num_rows for i in range(mapped.num_record_batches))
 
     def tables() -> Iterator[pa.Table]:
+        file = pa.ipc.open_file(pa.OSFile(str(path)))
         for i in range(file.num_record_batches):
             batch = file.get_batch(i)
             for start in range(0, len(batch), ROWS):
                 yield pa.Table.from_batches([batch.slice(start, ROWS)])
 
-    total = sum(file.get_batch(i).num_rows for i in range(file.num_record_batches))
     return total, tables()
 
 
@@ -96,15 +99,21 @@ def _matrix(path: Path, options: Options) -> Stream | None:
     beside = numpy_arrays.id_list(path)
     with reading(path, "a NumPy array"):
         values = np.load(path, mmap_mode="r", allow_pickle=False)
-    if beside is None or values.ndim != 2:
+    if beside is None or values.ndim != 2 or not values.flags.c_contiguous:
         return None
     ids = numpy_arrays.read_ids(beside, len(values), options)
     if len(ids) != len(values):
         return None  # read whole, which says what is wrong
 
-    def parts() -> Iterator[Slides]:
-        for start in range(0, len(values), ROWS):
-            rows = slice(start, start + ROWS)
-            yield slides_from_matrix(path, ids[rows], np.array(values[rows]), encoder=None)
+    (n, dim), dtype, offset = values.shape, values.dtype, values.offset
+    del values
 
-    return Stream(len(values), parts())
+    def parts() -> Iterator[Slides]:
+        with path.open("rb") as file:
+            file.seek(offset)
+            for start in range(0, n, ROWS):
+                some = ids[start : start + ROWS]
+                rows = np.fromfile(file, dtype, len(some) * dim).reshape(len(some), dim)
+                yield slides_from_matrix(path, some, rows, encoder=None)
+
+    return Stream(n, parts())
