@@ -25,7 +25,12 @@ def main(arguments: list[str] | None = None) -> int:
     results = Results.read(work / "measured.json")
     results.machine = machine.describe()
     for part in options.again:
-        results.forget([key for key in results.rounds if key.startswith(f"{part} /")])
+        results.forget(
+            key
+            for key in list(results.rounds)
+            if key.startswith(f"{part} / ")
+            and int(key.split(" / ")[1].rsplit("-", 1)[1]) in options.rows
+        )
     for rows in sorted(options.rows):
         results.left_out[str(rows)] = plan.left_out(rows, options.slow)
         for name, why in results.left_out[str(rows)].items():

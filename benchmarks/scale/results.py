@@ -47,7 +47,8 @@ class Results:
 
     def forget(self, keys: Iterable[str]) -> None:
         """Drop some measurements."""
-        self.rounds = {k: v for k, v in self.rounds.items() if k not in set(keys)}
+        gone = set(keys)
+        self.rounds = {k: v for k, v in self.rounds.items() if k not in gone}
         self.save()
 
 
