@@ -45,10 +45,12 @@ bench: env
 bench-gpu:
 	$(BIN)/python benchmarks/gpu.py --output benchmarks/results/gpu.tsv $(BENCH)
 
-# Hundreds of killed commands, a crowd on one database, thousands of hostile inputs: an hour.
+# Hundreds of killed commands, full disks (on a file system of its own: hence unshare), a crowd on
+# one database, thousands of hostile inputs, a thousand changed bytes: an hour.
 soak: env
-	$(BIN)/python tests/soak.py --kills 500 --minutes 5
+	unshare -Urm $(BIN)/python tests/soak.py --kills 500 --interrupts 100 --disks 100 --minutes 5
 	$(BIN)/python tests/hostile.py --count 10000
+	$(BIN)/python benchmarks/soak_corruption.py --count 1000
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info demo

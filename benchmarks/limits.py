@@ -52,24 +52,32 @@ HALVES = 50  # random halves of each gene set
 
 def main() -> int:
     cohort = Path(sys.argv[1] if len(sys.argv) > 1 else ".")
-    needed = ["slides.parquet", "rna.parquet", "clinical.parquet"]
-    missing = [name for name in needed if not (cohort / name).is_file()]
-    if missing:
-        print(f"skipped: {cohort} has no {', '.join(missing)} (see benchmarks/README.md)")
-        return 0
     parts: dict[str, Any] = {"learning": learning, "ceiling": ceiling, "cohorts": cohorts}
     with tempfile.TemporaryDirectory() as scratch:
-        database = Database.create(Path(scratch) / "tcga.mq")
-        options = Options(id="slide_id", vector="features")
-        ingest_slides(database, [cohort / "slides.parquet"], options=options, encoder="pathai-hif")
-        options = Options(id="patient_id")
-        ingest_profiles(database, [cohort / "rna.parquet"], options=options, scale="log2")
-        ingest_metadata(database, [cohort / "clinical.parquet"], on="patient_id")
+        database = ingested(cohort, Path(scratch) / "tcga.mq")
+        if database is None:
+            return 0
         pairs = load_pairs(database, pair_on="patient_id", split_on="patient_id")
         for name in sys.argv[2:] or PARTS:
             print(f"\n{name}", flush=True)
             parts[name](database, pairs)
     return 0
+
+
+def ingested(cohort: Path, path: Path) -> Database | None:
+    """A new database of the cohort's files; None, with a word why, where they are not there."""
+    needed = ["slides.parquet", "rna.parquet", "clinical.parquet"]
+    missing = [name for name in needed if not (cohort / name).is_file()]
+    if missing:
+        print(f"skipped: {cohort} has no {', '.join(missing)} (see benchmarks/README.md)")
+        return None
+    database = Database.create(path)
+    options = Options(id="slide_id", vector="features")
+    ingest_slides(database, [cohort / "slides.parquet"], options=options, encoder="pathai-hif")
+    options = Options(id="patient_id")
+    ingest_profiles(database, [cohort / "rna.parquet"], options=options, scale="log2")
+    ingest_metadata(database, [cohort / "clinical.parquet"], on="patient_id")
+    return database
 
 
 # The learning curve ------------------------------------------------------------------------------
@@ -190,25 +198,33 @@ def between_slides(engine: Engine, scores: Array) -> tuple[Array, int]:
 
 def cohorts(database: Database, pairs: Pairs) -> None:
     """Adaptation curves of every cohort, and ridge on raw features tested on the same halves."""
+    align(database, AlignSettings(method="cca"))
     lines: dict[str, list[tuple[float, ...]]] = {}
     for cohort in sorted(set(pairs.cohorts.tolist())):
-        align(database, AlignSettings(method="cca", hold_out=f"cohort={cohort}"))
-        curve = adapt.adaptation_curve(database, seeds=SEEDS)
-        raw = raw_ridge(database, pairs, cohort)
+        curve = adapt.adaptation_curve(database, hold_out=f"cohort={cohort}", seeds=SEEDS)
         print(f"\n{cohort}: {curve.n_patients} patients, tested on {curve.n_tested}")
-        print("pairs   molquery: within r     R²  fold@10   ridge, raw: within r     R²  fold@10")
-        for point in [*curve.points, curve.full]:
-            name = "all" if point.pairs is None else str(point.pairs)
-            fold = np.nan if point.fold10 is None else point.fold10
-            mine = (point.within_r or np.nan, point.r2 or np.nan, fold)
-            theirs = raw.get(point.pairs, (np.nan,) * 3)
-            lines.setdefault(name, []).append((*mine, *theirs))
-            print(row(name, lines[name][-1]), flush=True)
-        reached = "more" if curve.reached is None else curve.reached
-        print(f"pairs to {curve.share:.0%} of the r with all pairs: {reached}")
+        for name, values in curve_table(curve, raw_ridge(database, pairs, cohort)).items():
+            lines.setdefault(name, []).append(values)
     print("\nmean over the cohorts")
-    for name, values in lines.items():
-        print(row(name, np.mean(values, axis=0)))
+    for name, found in lines.items():
+        print(row(name, np.mean(found, axis=0)))
+
+
+def curve_table(
+    curve: adapt.Curve, raw: dict[int | None, tuple[float, ...]]
+) -> dict[str, tuple[float, ...]]:
+    """Print a curve beside that of ridge on raw features; every line's figures, by its name."""
+    print("pairs   molquery: within r     R²  fold@10   ridge, raw: within r     R²  fold@10")
+    lines = {}
+    for point in [*curve.points, curve.full]:
+        name = "all" if point.pairs is None else str(point.pairs)
+        fold = np.nan if point.fold10 is None else point.fold10
+        mine = (point.within_r or np.nan, point.r2 or np.nan, fold)
+        lines[name] = (*mine, *raw.get(point.pairs, (np.nan,) * 3))
+        print(row(name, lines[name]), flush=True)
+    reached = "more" if curve.reached is None else curve.reached
+    print(f"pairs to {curve.share:.0%} of the r with all pairs: {reached}")
+    return lines
 
 
 def row(name: str, v: Any) -> str:

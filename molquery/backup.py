@@ -9,13 +9,14 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from molquery.database import Database, manifest
+from molquery.database.manifest import Manifest
 from molquery.errors import DatabaseError, OutputError
-from molquery.files import sync, temporary_directory, umask
+from molquery.files import is_uri, sweep, sync, temporary_directory, umask
 
 Progress = Callable[[str, int, int], None]
 
@@ -28,15 +29,17 @@ _TRIES = 3
 class Snapshot:
     """A copy that was made; `left_out` names derived files that were damaged."""
 
-    path: Path
+    path: Path | str
     version: int
     files: int
     bytes: int
     left_out: tuple[str, ...]
 
 
-def snapshot(database: Database, target: Path, *, progress: Progress | None = None) -> Snapshot:
-    """Copy the current version of a database to a directory that is empty or not there.
+def snapshot(
+    database: Database, target: Path | str, *, progress: Progress | None = None
+) -> Snapshot:
+    """Copy the current version of a database to a directory, or URI, that is empty or not there.
 
     Every file is compared with its checksum while it is copied. Where the copy fails, nothing is
     left at `target`.
@@ -46,6 +49,9 @@ def snapshot(database: Database, target: Path, *, progress: Progress | None = No
             written.
         DatabaseError: a file of the tables, spaces or gene sets is damaged.
     """
+    if is_uri(target):
+        return _publish(database.pinned(), str(target), progress or (lambda *_: None))
+    target = Path(target)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise OutputError(f"{target} exists and is not empty", hint="give a path for a new one")
     if target.resolve().is_relative_to(database.path.resolve()):
@@ -70,6 +76,7 @@ def snapshot(database: Database, target: Path, *, progress: Progress | None = No
         folder.chmod(0o777 & ~umask())
         os.replace(folder, target)
         sync(target.parent)
+        sweep(target)
     except OSError as error:
         raise OutputError(f"cannot write {target}", found=error.strerror or str(error)) from error
     finally:
@@ -88,6 +95,10 @@ def _copy(
         target = folder / name
         if not target.exists():  # else an earlier try has copied it
             target.parent.mkdir(parents=True, exist_ok=True)
+            if name in truth and database.remote:
+                database.need({name: digest})
+            elif database.remote:
+                database.is_whole(name, digest)
             try:
                 whole = _copy_file(database.path / name, target) == digest
             except FileNotFoundError:
@@ -106,15 +117,35 @@ def _copy(
         size += target.stat().st_size
         done += 1
         progress("copying", done, len(truth) + len(derived))
+    copied = _first(state, left_out)
+    manifest.write_record(folder, copied)
+    manifest.write(folder, copied)
+    return int(state["version"]), done, size, tuple(left_out)
+
+
+def _publish(database: Database, uri: str, progress: Progress) -> Snapshot:
+    """Copy a version to an object store; what is sent has been checked just before."""
+    from molquery.database.remote import publish
+
+    state = database.manifest()
+    truth, derived = manifest.truth_files(state), manifest.derived_files(state)
+    database.need(truth)
+    left_out = [name for name, digest in derived.items() if not database.is_whole(name, digest)]
+    files = [name for name in {**truth, **derived} if name not in left_out]
+    size = sum((database.path / name).stat().st_size for name in files)
+    place = publish(database.path, files, _first(state, left_out), uri, progress)
+    return Snapshot(place, int(state["version"]), len(files), size, tuple(left_out))
+
+
+def _first(state: Manifest, left_out: Sequence[str]) -> Manifest:
+    """The manifest of a copy."""
     copied = manifest.record(state) | {"tags": {}}  # they name versions that the copy does not hold
     for section in manifest.DERIVED:
         copied[section] = {
             k: e for k, e in state[section].items()
             if not {e["file"], f"{e['file']}.sums"} & set(left_out)
         }  # fmt: skip
-    manifest.write_record(folder, copied)
-    manifest.write(folder, copied)
-    return int(state["version"]), done, size, tuple(left_out)
+    return copied
 
 
 def _copy_file(source: Path, target: Path) -> str:

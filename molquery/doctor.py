@@ -19,7 +19,7 @@ import numpy as np
 from molquery import environment, genes, index, schema
 from molquery.database import Database, leftovers, list_to_matrix, lock, manifest
 from molquery.errors import DatabaseError, MolqueryError, some
-from molquery.files import sha256_file
+from molquery.files import is_uri
 from molquery.query import prepared
 from molquery.query.engine import Engine
 from molquery.query.indexes import build_indexes
@@ -67,7 +67,7 @@ class Diagnosis:
         return not any(f.severity in ("warning", "error") for f in self.findings)
 
 
-def examine(path: Path | None, *, progress: Progress | None = None) -> Diagnosis:
+def examine(path: Path | str | None, *, progress: Progress | None = None) -> Diagnosis:
     """Examine the installation, and the database at a path if one is given.
 
     Every file of every version that is kept is read. Whatever is wrong with a database is a
@@ -77,14 +77,16 @@ def examine(path: Path | None, *, progress: Progress | None = None) -> Diagnosis
         DatabaseError: there is no database at the path.
     """
     findings = list(_installation())
-    if path is not None:
-        if not manifest.kept_versions(path):
+    if path is not None and is_uri(path):
+        findings += _remote(Database.open(path), progress or _silent)
+    elif path is not None:
+        if not manifest.kept_versions(Path(path)):
             Database.open(path)  # says what is there instead
-        findings += _database(path, progress or _silent)
+        findings += _database(Path(path), progress or _silent)
     return Diagnosis(environment.environment(), tuple(findings))
 
 
-def repair(path: Path, *, progress: Progress | None = None) -> Diagnosis:
+def repair(path: Path | str, *, progress: Progress | None = None) -> Diagnosis:
     """Make anew what is derived and damaged, stale or missing; then examine again.
 
     What is derived: indexes, predictions, sidecars, shared vectors, and the manifest where the
@@ -97,7 +99,7 @@ def repair(path: Path, *, progress: Progress | None = None) -> Diagnosis:
     done: list[str] = []
     found = examine(path, progress=tell)
     if any(f.check == "manifest" and f.mends for f in found.findings):
-        done.append(f"the manifest made anew from version {Database.recover(path)}")
+        done.append(f"the manifest made anew from version {Database.recover(Path(path))}")
         found = examine(path, progress=tell)
     if mend := {f.check for f in found.findings if f.mends}:
         done += _mend(Database.open(path), mend, tell)
@@ -106,6 +108,8 @@ def repair(path: Path, *, progress: Progress | None = None) -> Diagnosis:
 
 
 def _mend(database: Database, mend: set[str], tell: Progress) -> Iterator[str]:
+    if database.remote and (again := database.remote.mend()):
+        yield f"{again} objects put again from the copy of this machine"
     if "versions" in mend:
         database.keep_record()
         yield "what is kept of the current version written anew"
@@ -198,12 +202,32 @@ def _database(root: Path, tell: Progress) -> Iterator[Finding]:
     except DatabaseError as error:
         yield _unreadable(root, error)
         return
+    yield from _content(Database(root), state, tell)
+    yield from _leftovers(root, state)
+
+
+def _remote(database: Database, tell: Progress) -> Iterator[Finding]:
+    """As `_database`, of objects as they are in the store, whatever the copy of them holds."""
+    remote = database.remote
+    assert remote is not None
+    database.kept_versions()
+    yield from _disk(database.path)
+    yield from _content(database, database.manifest(), tell)
+    if left := remote.unneeded():
+        what = f"{len(left)} objects that nothing needs: {some(left, 3)}"
+        remedy = "another process may be writing; if not, molquery compact removes them"
+        yield _note("leftovers", what, remedy)
+    else:
+        yield _ok("leftovers", "none")
+
+
+def _content(database: Database, state: State, tell: Progress) -> Iterator[Finding]:
+    root = database.path
     yield _ok("manifest", f"version {state['version']}, format {state['format_version']}")
     records, said = _records(root, state)
     yield from said
-    lost = _damaged(root, state, records, tell)
-    yield from _files(root, state, records, lost)
-    database = Database(root)
+    lost = _damaged(database, state, records, tell)
+    yield from _files(database, state, records, lost)
     broken = {name.split(".lance/")[0] for name in lost.keys() & manifest.table_files(state).keys()}
     sound = [spec for spec in (SLIDES, PROFILES) if database.has(spec) and spec.name not in broken]
     for spec in sound:
@@ -214,7 +238,6 @@ def _database(root: Path, tell: Progress) -> Iterator[Finding]:
     yield from _stored(database, state, lost)
     if PROFILES in sound:
         yield from _gene_table(database)
-    yield from _leftovers(root, state)
 
 
 def _disk(root: Path) -> Iterator[Finding]:
@@ -274,7 +297,9 @@ def _records(root: Path, state: State) -> tuple[list[dict[str, Any]], list[Findi
     return found, said or [_ok("versions", f"{len(found)} are kept")]
 
 
-def _damaged(root: Path, state: State, records: Sequence[State], tell: Progress) -> dict[str, str]:
+def _damaged(
+    database: Database, state: State, records: Sequence[State], tell: Progress
+) -> dict[str, str]:
     """Files that are named and are not what was written: their names, and what is wrong."""
     wanted = manifest.derived_files(state)
     for version in (*records, state):
@@ -283,7 +308,7 @@ def _damaged(root: Path, state: State, records: Sequence[State], tell: Progress)
     for done, (name, digest) in enumerate(sorted(wanted.items())):
         tell("reading files", done, len(wanted))
         try:
-            if sha256_file(root / name) != digest:
+            if database.digest(name) != digest:
                 lost[name] = "damaged (its sha256 differs)"
         except FileNotFoundError:
             lost[name] = "missing"
@@ -296,14 +321,14 @@ def _damaged(root: Path, state: State, records: Sequence[State], tell: Progress)
 
 
 def _files(
-    root: Path, state: State, records: Sequence[State], lost: Mapping[str, str]
+    database: Database, state: State, records: Sequence[State], lost: Mapping[str, str]
 ) -> Iterator[Finding]:
     """Findings on the files that versions consist of."""
     now = manifest.truth_files(state)
     whole = [r["version"] for r in records if not lost.keys() & manifest.truth_files(r).keys()]
     filled = [r["version"] for r in records if r["version"] in whole and r["tables"]]
     back = f"molquery restore --version {max(filled)}, or " if filled else ""
-    shared = _only_shared(root, state, lost)
+    shared = _only_shared(database, state, lost)
     for name in sorted(lost.keys() & now.keys()):
         what = f"{name} is {lost[name]}"
         copy = f"copy it from a snapshot (sha256 {now[name][:12]}…), or"
@@ -326,9 +351,9 @@ def _files(
         yield _ok("files", f"{len(now)} files of tables, spaces and gene sets are whole")
 
 
-def _only_shared(root: Path, state: State, lost: Mapping[str, str]) -> set[str]:
+def _only_shared(database: Database, state: State, lost: Mapping[str, str]) -> set[str]:
     """The files of tables that hold shared vectors alone, which can be projected anew."""
-    database, found = Database(root), set()
+    found: set[str] = set()
     for spec in schema.TABLES.values():
         held = state["tables"].get(spec.name, {}).get("files", {})
         own = [f"{spec.name}.lance/{file}" for file in held]

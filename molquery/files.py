@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import os
 import re
@@ -37,6 +38,7 @@ def atomic_path(target: Path, *, overwrite: bool = True) -> Iterator[Path]:
     with temporary_file(target) as temporary:
         yield temporary
         put_in_place(temporary, target)
+    sweep(target)
 
 
 @contextmanager
@@ -100,6 +102,7 @@ def atomic_directory(target: Path, *, mark: str, overwrite: bool = False) -> Ite
         os.rename(temporary, target)
         moved = False
         sync(target.parent)
+        sweep(target)
     except OSError as error:
         if moved:
             os.rename(old, target)
@@ -145,6 +148,18 @@ def _prefix(name: str) -> str:
     return f".{name[:40]}.{processes.machine()}-{os.getpid()}."
 
 
+def is_uri(place: object) -> bool:
+    """True for an address such as s3://bucket/path, which is no path of this machine."""
+    return "://" in str(place)
+
+
+def cache_directory() -> Path:
+    """Where what can be made or fetched again is kept: MOLQUERY_CACHE, or ~/.cache/molquery."""
+    if named := os.environ.get("MOLQUERY_CACHE"):
+        return Path(named)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "molquery"
+
+
 def is_temporary(path: Path) -> bool:
     """True for files and directories that are being written, or were when their writer died."""
     return _TEMPORARY.fullmatch(path.name) is not None
@@ -164,6 +179,16 @@ def is_left_behind(path: Path) -> bool:
     with suppress(OSError):
         return time.time() - path.stat().st_mtime > _DAY
     return False
+
+
+def sweep(target: Path) -> None:
+    """Remove what processes that were killed left beside a file or directory that they wrote."""
+    for path in target.parent.glob(f".{glob.escape(target.name[:40])}.*.tmp"):
+        if is_left_behind(path):
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
 
 
 def sync(path: Path) -> None:

@@ -98,7 +98,7 @@ def versions(database: Database) -> list[Version]:
     for name, number in sorted(current["tags"].items()):
         tags.setdefault(number, []).append(name)
     found = []
-    for number in manifest.kept_versions(database.path):
+    for number in database.kept_versions():
         here = number == current["version"]
         named = tuple(tags.get(number, ()))
         try:

@@ -38,7 +38,7 @@ from molquery.errors import (
     NotReadyError,
     some,
 )
-from molquery.metadata import storable
+from molquery.metadata import check_text, storable
 from molquery.records import IngestReport, MetadataReport
 from molquery.resume import Resume, resuming
 from molquery.schema import PROFILES, SLIDES, TableSpec
@@ -540,7 +540,7 @@ def ingest_embeddings(
     """
     if not database.has(PROFILES):
         raise NotReadyError(
-            f"{database.path} holds no profiles yet, to keep embeddings beside",
+            f"{database.name} holds no profiles yet, to keep embeddings beside",
             hint="molquery ingest profiles EXPRESSION first",
         )
     options = replace(options, encoder=encoder)
@@ -844,6 +844,7 @@ def _join(
                 own = values[spec.key].to_pylist()
                 old = [None if a == k else a for a, k in zip(old, own, strict=True)]
             new = [None if v is None else str(v) for v in fresh.to_pylist()]
+            check_text(column, new)
             differ = sum(
                 a is not None and b is not None and a != b for a, b in zip(old, new, strict=True)
             )
@@ -955,6 +956,8 @@ def _rows(
         schema.COHORT: pa.array(text(schema.COHORT), pa.string()),
         schema.SITE: pa.array(sites, pa.string()),
     }
+    for name in own_columns:
+        check_text(name, columns[name].to_pylist())
     told = pa.table({**columns, **{c: metadata[c] for c in extra}})
     columns[schema.CONTENT_HASH] = pa.array(_hashes(told, vectors), pa.string())
     columns[spec.vector] = matrix_to_list(vectors)

@@ -1,23 +1,27 @@
 """Metadata columns under names and in types that a table of the database can hold.
 
-Names lose the characters that Lance keeps for itself; what has no type of its own in a filter
-becomes a number or text. Whatever is changed or left out is said.
+Names lose the characters that Lance keeps for itself, and those that cannot be seen; what has no
+type of its own in a filter becomes a number or text. Whatever is changed or left out is said.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import pyarrow as pa
 
 from molquery import schema
-from molquery.errors import ColumnError, some
+from molquery.errors import ColumnError, printable, some
 
 #: Lance parses these as paths into a column, and refuses or loses the column.
 _PATH_MARKS = str.maketrans({".": "_", "`": "_"})
 #: Lance's own columns (`_rowid`, `_rowaddr` …) begin so; a table with one can no longer be read.
 _OWN = "_row"
+#: Characters of an id, patient, cohort or site: queries hold columns as wide as the widest.
+LONGEST_ID = 500
+#: Characters of any other text.
+LONGEST_TEXT = 100_000
 
 
 def storable(table: pa.Table, *, keep: Sequence[str] = ()) -> tuple[pa.Table, list[str]]:
@@ -27,7 +31,7 @@ def storable(table: pa.Table, *, keep: Sequence[str] = ()) -> tuple[pa.Table, li
         keep: columns that the caller takes out again, whatever they are called.
 
     Raises:
-        ColumnError: two columns would have one name.
+        ColumnError: two columns would have one name, or hold a text that `check_text` refuses.
     """
     notes: list[str] = []
     taken = [c for c in table.schema.names if schema.is_internal(c) and c not in keep]
@@ -46,14 +50,32 @@ def storable(table: pa.Table, *, keep: Sequence[str] = ()) -> tuple[pa.Table, li
         fit = _fitting(column)
         if fit.type != column.type and not pa.types.is_null(column.type):
             converted.append(f"{name} ({column.type})")
+        if pa.types.is_string(fit.type) and name not in keep:
+            check_text(f"column {name}", fit.to_pylist(), LONGEST_TEXT)
         columns.append(fit)
     if converted:
         notes.append(f"columns kept as numbers or text: {some(converted)}")
     return pa.table(columns, names=names) if names else table, notes
 
 
+def check_text(what: str, values: Iterable[str | None], longest: int = LONGEST_ID) -> None:
+    """Refuse text that is too long, or holds a NUL, at which other programs would cut it.
+
+    Raises:
+        ColumnError: one of the values is, or does.
+    """
+    for value in values:
+        if value is not None and (len(value) > longest or "\0" in value):
+            long = f"{len(value):,} characters, at most {longest:,}"
+            raise ColumnError(
+                f"{what} holds a text that is too long, or a NUL character",
+                found=f"{printable(value, 60)} ({long})",
+                hint="is it the right column? --id COLUMN names another one; or take it out",
+            )
+
+
 def _name(name: str) -> str:
-    name = name.translate(_PATH_MARKS)
+    name = "".join(c if c.isprintable() else "_" for c in name.translate(_PATH_MARKS))
     return name.removeprefix("_") if name.startswith(_OWN) else name
 
 

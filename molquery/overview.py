@@ -15,7 +15,7 @@ def overview(database: Database) -> dict[str, Any]:
     """Tables with versions and cohorts, encoder, scale, pairs, the space and the indexes."""
     manifest = database.manifest()
     out: dict[str, Any] = {
-        "database": str(database.path),
+        "database": database.name,
         "format version": manifest["format_version"],
     }
     patients: dict[str, set[str]] = {}

@@ -41,6 +41,7 @@ th { font-weight: 600; }
 td:first-child { white-space: nowrap; }
 td.n, th.n { text-align: right; }
 td.n { white-space: nowrap; }
+.wide th, .wide td { padding-right: .45rem; font-size: .8rem; }
 figure { margin: 1rem 0; }
 figure svg { max-width: 100%; height: auto; }
 figcaption { color: var(--soft); font-size: .92rem; max-width: 46rem; }
@@ -62,8 +63,10 @@ ul { padding-left: 1.25rem; max-width: 46rem; }
 }
 """
 
+#: Characters of a row from which a table is set smaller, so that it fits the page.
+_WIDE = 100
 #: Tables with more rows may go on on the next page of a print.
-_ROWS, _LONG = 12, ' class="long"'
+_ROWS = 12
 #: 0.59 (0.55–0.62)
 _AS_TEXT = re.compile(r"[-+−]?\d[\d.,%()–/ +−-]*")
 
@@ -128,14 +131,18 @@ class Page:
             and all(_is_number(row[c]) or row[c] in (None, "") for row in rows)
             for c in range(len(columns))
         ]
-        out = [f'<div class="scroll"><table{_LONG if len(rows) > _ROWS else ""}>']
+        shown = [list(columns), *([cell(v) for v in row] for row in rows)]
+        longest = sum(max(len(row[c]) for row in shown) + 2 for c in range(len(columns)))
+        kinds = ["wide"] * (longest > _WIDE) + ["long"] * (len(rows) > _ROWS)
+        kind = f' class="{" ".join(kinds)}"' if kinds else ""
+        out = [f'<div class="scroll"><table{kind}>']
         if caption:
             out.append(f"<caption>{_text(caption)}</caption>")
         mark = [' class="n"' if n else "" for n in numeric]
         head = "".join(f"<th{m}>{_text(c)}</th>" for c, m in zip(columns, mark, strict=True))
         out.append(f"<thead><tr>{head}</tr></thead><tbody>")
-        for row in rows:
-            cells = (f"<td{m}>{_text(cell(v))}</td>" for v, m in zip(row, mark, strict=True))
+        for row in shown[1:]:
+            cells = (f"<td{m}>{_text(v)}</td>" for v, m in zip(row, mark, strict=True))
             out.append(f"<tr>{''.join(cells)}</tr>")
         out.append("</tbody></table></div>")
         self._parts.append("".join(out))
@@ -197,4 +204,5 @@ def _is_number(value: Any) -> bool:
 
 
 def _text(text: str) -> str:
-    return escape(printable(text, limit=None), quote=True)
+    # A line may not break between a number and its per cent sign.
+    return escape(printable(text, limit=None), quote=True).replace(" %", "\u00a0%")

@@ -84,6 +84,21 @@ class Reference:
         return {gene: j for j, gene in enumerate(self.genes) if self.usable[j]}
 
     @cached_property
+    def uninformative(self) -> frozenset[str]:
+        """Genes that are not usable."""
+        return frozenset(self.genes) - self.panel.keys()
+
+    def match(self, signature: Signature, *, min_genes: int, min_fraction: float) -> Match:
+        """Where a signature's genes are in the panel; see `genesets.match.match`."""
+        return match(
+            signature,
+            self.panel,
+            min_genes=min_genes,
+            min_fraction=min_fraction,
+            uninformative=self.uninformative,
+        )
+
+    @cached_property
     def z(self) -> Matrix:
         """(n_reference, n_genes) float32 z-scores, 0 for unusable genes; missing values are NaN."""
         scale = np.where(self.usable, self.moments.sd, np.inf).astype(np.float32)
@@ -106,7 +121,7 @@ class Reference:
         skipped: dict[str, str] = {}
         for signature in signatures:
             try:
-                found = match(signature, self.panel, min_genes=min_genes, min_fraction=min_fraction)
+                found = self.match(signature, min_genes=min_genes, min_fraction=min_fraction)
             except GeneSetError as error:
                 skipped[signature.name] = error.found or error.what
                 continue
@@ -138,7 +153,7 @@ class Reference:
         Raises:
             GeneSetError: too few genes are in the panel, or the score does not vary.
         """
-        found = match(signature, self.panel, min_genes=min_genes, min_fraction=min_fraction)
+        found = self.match(signature, min_genes=min_genes, min_fraction=min_fraction)
         scores = self.matrix([(found.positions, found.weights)], method)
         if why := _unusable(scores[:, 0]):
             raise GeneSetError(

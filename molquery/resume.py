@@ -1,9 +1,9 @@
 """What an interrupted ingest of slides, or alignment, had done already, kept until it is committed.
 
 Pooling thousands of slides takes long; the pooled vectors take little room. Each file's slide is
-kept in an SQLite file of the user's cache directory (XDG_CACHE_HOME, or ~/.cache) under the file's
-path, size and time of change, and all of it is removed once the rows are in the table. An alignment
-keeps every model that it has fitted beside it, under a hash of all that the model was fitted on.
+kept in an SQLite file of the user's cache directory (`cache_directory`) under the file's path, size
+and time of change, and all of it is removed once the rows are in the table. An alignment keeps
+every model that it has fitted beside it, under a hash of all that the model was fitted on.
 The database itself is not touched before the end. It is a convenience: whatever goes wrong with it
 (another process, a full disk, damage) means only that the work is done again.
 """
@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import sqlite3
 import time
@@ -26,7 +25,7 @@ import pyarrow as pa
 
 from molquery import __version__
 from molquery.errors import OutputError
-from molquery.files import write_bytes
+from molquery.files import cache_directory, write_bytes
 from molquery.readers import Options, Slides
 from molquery.space import Model, pack_model, unpack_model
 from molquery.vectors import Matrix
@@ -110,9 +109,8 @@ def models_directory(database: Path) -> Path:
 
 
 def _place(database: Path, what: str, suffix: str) -> Path:
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     name = hashlib.sha256(str(database.absolute()).encode()).hexdigest()[:16]
-    return cache / "molquery" / f"{what}-{name}{suffix}"
+    return cache_directory() / f"{what}-{name}{suffix}"
 
 
 class FittedModels:

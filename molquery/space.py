@@ -368,15 +368,18 @@ def not_aligned(database: Database) -> NotReadyError:
     if missing:
         steps = ", ".join(f"molquery ingest {name}" for name in missing)
         return NotReadyError(
-            f"{database.path} holds no {' and no '.join(missing)} yet",
+            f"{database.name} holds no {' and no '.join(missing)} yet",
             hint=f"{steps}, then molquery align",
         )
-    return NotReadyError(f"{database.path} has no shared space yet", hint="molquery align")
+    return NotReadyError(f"{database.name} has no shared space yet", hint="molquery align")
 
 
 def _checked(database: Database, name: str, entry: Mapping[str, Any], file: str) -> bytes:
     """The content of a file of a space; what is checked is what is used."""
     path = space_directory(database, name, entry["space_id"]) / file
+    inside = path.relative_to(database.path).as_posix()
+    if database.remote:
+        database.is_whole(inside, entry["sha256"][file])
     try:
         content = path.read_bytes()
     except OSError:
@@ -386,7 +389,7 @@ def _checked(database: Database, name: str, entry: Mapping[str, Any], file: str)
             return content
         state = "damaged (its sha256 differs)"
     hint = "molquery doctor says what is left; molquery align learns the space again"
-    raise SpaceError(f"{path} is {state}", hint=hint)
+    raise SpaceError(f"{database.name}/{inside} is {state}", hint=hint)
 
 
 def _slices(matrix: Matrix) -> list[slice]:

@@ -38,6 +38,7 @@ DOORS = {
     "lancedb": ("database",),
     "torch": ("align",),
     "matplotlib": ("figures",),
+    "obstore": ("database",),
 }
 
 

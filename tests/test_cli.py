@@ -16,7 +16,7 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from molquery import __version__, synth
+from molquery import __version__, doctor, synth
 from molquery.cli.main import COMMANDS
 from molquery.cli.main import cli as root
 from molquery.database import Database
@@ -131,6 +131,31 @@ def test_a_closed_pipe_is_no_error(aligned: Path) -> None:
     assert whole.wait(60) == 0
     assert "Traceback" not in err
     assert "BrokenPipe" not in err
+
+
+@pytest.mark.parametrize(
+    ("streams", "code", "says"),
+    [(">&-", 0, ""), ("2>&-", 0, ""), (">&- 2>&- <&-", 0, ""), ("2> >(exec true)", 0, ""),
+     (">/dev/full", 1, "molquery: the result cannot be written to stdout"),
+     ("2>/dev/full", 0, "")],
+)  # fmt: skip
+def test_streams_that_are_closed_or_full_do_no_harm(
+    aligned_copy: Path, tmp_path: Path, streams: str, code: int, says: str
+) -> None:
+    """The work is done whatever becomes of its notices; a result that is lost is an error."""
+    new = pa.table({"slide_id": ["n1"], "features": [[0.5] * 32]})
+    parquet.write_table(new, tmp_path / "s.parquet")
+    program = f"{sys.executable} -c 'from molquery.cli.main import main; main()'"
+    words = f"--db {aligned_copy} ingest slides {tmp_path}/s.parquet --encoder toy-encoder"
+    done = subprocess.run(
+        ["bash", "-c", f"{program} {words} {streams}"], capture_output=True, text=True
+    )
+    assert done.returncode == code, done.stderr
+    assert says in done.stderr
+    assert "Traceback" not in done.stderr
+    assert Database.open(aligned_copy).count(SLIDES, "slide_id = 'n1'") == 1
+    assert doctor.examine(aligned_copy).findings
+    assert not [f for f in doctor.examine(aligned_copy).findings if f.severity == "error"]
 
 
 def test_other_errors_keep_their_traceback(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:

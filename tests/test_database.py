@@ -18,10 +18,17 @@ import pyarrow as pa
 import pytest
 from make_archive import ARCHIVES, contents
 
-from molquery import doctor, ingest, processes, schema
+from molquery import doctor, history, ingest, processes, schema
 from molquery.align.train import AlignSettings, align
 from molquery.database import Database, list_to_matrix, lock, manifest, matrix_to_list
-from molquery.errors import ColumnError, DatabaseError, FilterError, MismatchError
+from molquery.errors import (
+    ColumnError,
+    DatabaseError,
+    FilterError,
+    MismatchError,
+    OutputError,
+)
+from molquery.files import write_bytes
 from molquery.genesets import collections
 from molquery.ingest import ingest_slides
 from molquery.query import prepared
@@ -130,8 +137,12 @@ def write_same_keys(path: str, barrier: Any, seed: int) -> None:
     counts(database, table)
 
 
-def test_two_processes_that_insert_the_same_keys_make_no_duplicates(database: Database) -> None:
-    counts(database, rows(["s1"], vectors(1)))
+@pytest.mark.parametrize("before", [["s1"], []], ids=["table", "no table yet"])
+def test_two_processes_that_insert_the_same_keys_make_no_duplicates(
+    database: Database, before: list[str]
+) -> None:
+    if before:
+        counts(database, rows(before, vectors(1)))
     context = multiprocessing.get_context("spawn")
     barrier = context.Barrier(2)
     writers = [
@@ -144,10 +155,62 @@ def test_two_processes_that_insert_the_same_keys_make_no_duplicates(database: Da
         writer.join(timeout=100)
     assert [writer.exitcode for writer in writers] == [0, 0]
     ids = database.read(SLIDES, [SLIDES.key])[SLIDES.key].to_pylist()
-    assert len(ids) == len(set(ids)) == 51
+    assert len(ids) == len(set(ids)) == 50 + len(before)
+    assert lancedb.connect(str(database.path)).open_table("slides").count_rows() == len(ids)
     # Each row is wholly one writer's: the last one won all of them.
     held = database.matrix(SLIDES, SLIDES.vector)[:50]
     assert any(np.array_equal(held, vectors(50, seed)) for seed in (1, 2))
+
+
+@pytest.mark.parametrize("error", [OSError("No space left on device (os error 28)"), None])
+def test_what_cannot_be_written_is_said_and_sets_nothing_aside(
+    database: Database, monkeypatch: pytest.MonkeyPatch, error: OSError | None
+) -> None:
+    """A full disk must not pass for a damaged file, which Lance's restore would make way for."""
+    counts(database, rows(["s1"], vectors(1)))
+    counts(database, rows(["s2"], vectors(1)))
+    before = {p for p in database.path.rglob("*") if p.is_file()}
+
+    def full(*_: object) -> None:
+        raise error or OSError("LanceError(IO): No space left on device, /home/x/y.rs:1")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("lance.LanceDataset.restore", full)
+        with pytest.raises(DatabaseError, match="nothing has changed") as caught:
+            history.restore(database, 1)
+    assert "No space left on device" in str(caught.value)
+    assert "/home" not in str(caught.value)
+    assert {p for p in database.path.rglob("*") if p.is_file()} == before
+    assert doctor.examine(database.path).healthy
+    history.restore(database, 1)
+    assert database.read(SLIDES, [SLIDES.key])[SLIDES.key].to_pylist() == ["s1"]
+
+
+def test_a_change_that_cannot_be_committed_leaves_nothing(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counts(database, rows(["s1"], vectors(1)))
+    before = {p for p in database.path.rglob("*") if p.is_file()}
+
+    def full(*_: object) -> None:
+        raise OutputError("cannot write manifest.json", found="No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(manifest, "write", full)
+        with pytest.raises(OutputError):
+            counts(database, rows(["s2"], vectors(1)))
+    assert {p for p in database.path.rglob("*") if p.is_file()} == before
+    assert counts(database, rows(["s2"], vectors(1))) == (1, 0, 0)
+
+
+def test_what_a_killed_process_left_beside_an_output_goes_with_the_next(tmp_path: Path) -> None:
+    machine, dead = processes.machine(), 2**22 + 1
+    left = [f".a.tsv.{machine}-{dead}.x.tmp", f".b.tsv.{machine}-{dead}.x.tmp",
+            f".a.tsv.{machine}-{os.getpid()}.x.tmp", ".a.tsv.other.tmp"]  # fmt: skip
+    for name in left:
+        (tmp_path / name).touch()
+    write_bytes(tmp_path / "a.tsv", b"1")
+    assert {p.name for p in tmp_path.iterdir()} == {"a.tsv", *left[1:]}
 
 
 # Metadata and versions ---------------------------------------------------------------------------

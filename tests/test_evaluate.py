@@ -18,6 +18,7 @@ from scipy import stats
 from sklearn.metrics import roc_auc_score
 
 from molquery import synth
+from molquery.align.adapt import adaptation_curve
 from molquery.align.train import AlignSettings, align
 from molquery.database import Database
 from molquery.errors import ColumnError, GeneSetError, InputError
@@ -122,7 +123,8 @@ def snapshot(clinical):
 def found(snapshot, planned):
     told = []
     result = evaluate(
-        snapshot, replace(SETTINGS, learning_curve=True), tasks.plan(snapshot, planned),
+        snapshot, replace(SETTINGS, learning_curve=True, adaptation_curve=True),
+        tasks.plan(snapshot, planned),
         progress=lambda *step: told.append(step),
     )  # fmt: skip
     assert all(0 <= done <= total for _, done, total, _ in told)
@@ -277,6 +279,30 @@ def test_the_space_and_the_learning_curve(found):
     assert found.learning_curve[-1].r2 == pytest.approx(found.medians[OURS]["r2"].value, abs=1e-5)
 
 
+def test_adaptation_leaves_out_every_cohort_and_never_asks_those_it_learned_from(
+    found, clinical, tmp_path
+):
+    shutil.copytree(clinical, tmp_path / "toy.mq")
+    database = Database.open(tmp_path / "toy.mq")
+    rules = [f"cohort={c}" for c, told in found.data["cohorts"].items() if told["pairs"] >= 40]
+    assert [c.rule for c in found.adaptation] == rules
+    for curve in found.adaptation:
+        assert curve.n_tested == curve.n_patients // 2
+        assert [p.pairs for p in curve.points][:2] == [0, 4]
+        assert curve.points[-1].pairs <= curve.n_patients - curve.n_tested
+        # The planted activity shows alike in every cohort: a cohort left out is predicted too.
+        assert curve.points[0].within_r > 0.5 * curve.full.within_r > 0
+    # The same as a space that has left the cohort out says by itself.
+    curve = found.adaptation[0]
+    left_out = align(database, AlignSettings(method="cca", hold_out=curve.rule))
+    told = left_out.space.facts["hold_out"]["quality"]
+    assert told["n_patients"] == curve.n_patients
+    again = adaptation_curve(database, counts=(0, 8))
+    for mine, theirs in zip(again.points, (curve.points[0], curve.points[2]), strict=True):
+        assert mine.within_r == pytest.approx(theirs.within_r, abs=1e-9)
+        assert mine.fold10 == pytest.approx(theirs.fold10, abs=1e-9)
+
+
 # Validation
 
 
@@ -377,6 +403,7 @@ class Reader(HTMLParser):
             self._cell = None
 
     def handle_data(self, data):
+        data = data.replace("\u00a0", " ")  # no line break before a per cent sign
         self.text.append(data)
         if self._cell is not None:
             self._cell += data
@@ -428,7 +455,7 @@ def test_numbers_of_the_report_are_those_of_the_json(document, read):
 
 def test_the_report_has_every_part_and_nothing_that_is_not_a_number(found, html, read):
     text = " ".join(read.text)
-    assert html.count("<svg") == 9
+    assert html.count("<svg") == 10
     assert len(html) < 3_000_000
     for line in findings(found):
         assert line in text
@@ -471,6 +498,7 @@ def test_one_cohort_without_sites_and_without_gene_sets(tmp_path):
     assert set(found.not_measured) == {
         "predictability of Hallmark sets", "sites held out", "between cohorts",
         "lung cancer subtype from a signature", "predicted interferon gamma by CD274 expression",
+        "learning curve", "adaptation to a new cohort",
     }  # fmt: skip
     assert not any(key.startswith("site") for key in found.retrieval)
     to_json(found.to_dict())

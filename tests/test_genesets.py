@@ -366,6 +366,12 @@ def test_match_errors_say_what_is_missing_and_what_to_do() -> None:
         match(signature, ["TP53"], min_genes=0, min_fraction=0)
     with pytest.raises(GeneSetError, match=r"not in the panel: KRT5(.|\n)*measure more of these"):
         match(plain("S", "KRT5"), ["TP53"])
+    # A gene that was measured but never varies is not called missing; nor is its old name.
+    with pytest.raises(GeneSetError) as error:
+        match(plain("S", "KRT5", "CD8A", "NKX2-1"), ["TP53"], uninformative={"KRT5", "CD8A"})
+    assert error.value.found == (
+        "not in the panel: NKX2-1; constant or mostly missing in the profiles: KRT5, CD8A"
+    )
     with pytest.raises(GeneSetError, match=r"CD16 \(may be FCGR3A or FCGR3B\)"):
         match(plain("S", "CD16"), ["FCGR3A", "FCGR3B"])
     with pytest.raises(DuplicateIdError, match=r"names genes twice(.|\n)*TP53"):

@@ -260,6 +260,15 @@ def test_the_place_among_hallmark_sets_is_a_place(engine: Engine) -> None:
         assert place.r2 == pytest.approx(p.r2, abs=1e-4)
 
 
+def test_what_is_predicted_worse_than_every_hallmark_set_has_the_last_place(
+    engine: Engine,
+) -> None:
+    noise = Signature("NOISE", dict.fromkeys(engine.reference.genes[-3:], 1.0))
+    found = search(engine, noise, k=1, null=0, min_genes=1, min_fraction=0)
+    assert found.predictability.rank == found.predictability.of
+    assert "bottom fifth" in found.to_dict()["in_words"]
+
+
 def test_provenance_says_where_the_answer_comes_from(engine: Engine, everything: Ranking) -> None:
     p = everything.provenance
     assert p.space_id == engine.space_id

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from molquery.align.left_out import Yardstick
-from molquery.align.pairs import Pairs, load_pairs
+from molquery.align.pairs import Pairs, groups_where, load_pairs
 from molquery.align.train import (
     AlignReport,
     AlignSettings,
@@ -126,7 +126,7 @@ def adapt(
     check_device(device)
     view = database.pinned()
     space = need_space(view)
-    pairs, before, rule = _candidates(view, space)
+    pairs, before, rule = _held_out(view, space)
     groups = np.unique(pairs.groups[pairs.of_groups(before.left_out)])
     if not 1 <= n_pairs <= len(groups):
         raise InputError(
@@ -168,6 +168,7 @@ def adapt(
 def adaptation_curve(
     database: Database,
     *,
+    hold_out: str = "",
     counts: Sequence[int] = COUNTS,
     seeds: int = SEEDS,
     device: str = "auto",
@@ -176,6 +177,7 @@ def adaptation_curve(
     """How predictions of the patients held out improve with pairs of them; stores nothing.
 
     Args:
+        hold_out: COLUMN=VALUE, patients to hold out as well; empty for those of the space alone.
         counts: numbers of pairs; those that half of the patients cannot give are left out.
         seeds: how often the patients are divided anew.
 
@@ -187,7 +189,7 @@ def adaptation_curve(
     tell = progress or (lambda stage, done, total, text: None)
     view = database.pinned()
     space = need_space(view)
-    pairs, base, rule = _candidates(view, space)
+    pairs, base, rule = _held_out(view, space, hold_out)
     groups = np.unique(pairs.groups[pairs.of_groups(base.left_out)])
     if len(groups) < 2 * MIN_COHORT:
         raise InputError(
@@ -245,12 +247,20 @@ def _reached(points: Sequence[CurvePoint], full: float | None) -> int | None:
     return good[0] if good else None
 
 
-def _candidates(database: Database, space: SharedSpace) -> tuple[Pairs, Pairs, str]:
-    """All pairs, those without what the space left out or has not seen, and the rule for that."""
+def _held_out(
+    database: Database, space: SharedSpace, hold_out: str = ""
+) -> tuple[Pairs, Pairs, str]:
+    """All pairs, those without the patients held out, and the rule for that: `hold_out`, or what
+    the space left out or has not seen."""
     settings = _settings(space)
     pairs = load_pairs(database, pair_on=settings.pair_on, split_on=settings.split_on)
     left_out = space.left_out
     rule = settings.hold_out
+    if hold_out:
+        if left_out:
+            pairs = pairs.without(left_out, rule)
+        left_out = groups_where(database, pairs, hold_out)
+        return pairs, pairs.without(left_out, hold_out), hold_out
     if not left_out:
         in_folds = {g for fold in space.folds for g in fold.held_out}
         left_out = frozenset(pairs.groups.tolist()) - in_folds

@@ -120,7 +120,7 @@ def load_pairs(database: Database, *, pair_on: str, split_on: str) -> Pairs:
     if len(slide) < MIN_PAIRS:
         raise SpaceError(
             f"an alignment needs at least {MIN_PAIRS} pairs of slide and profile",
-            found=f"{len(slide)} pairs in {database.path}",
+            found=f"{len(slide)} pairs in {database.name}",
             hint="add profiles of patients whose slides are here; with fewer pairs only "
             "slide-to-slide similarity means anything",
         )

@@ -59,7 +59,11 @@ def _delete(ctx: click.Context, table: str, where: str, yes: bool, purge: bool) 
 
     plan = history.plan_deletion(database, schema.TABLES[table], where)
     if not plan.ids:
-        raise InputError(f"no {table} satisfy the filter", found=f"--where {printable(where)}")
+        hint = "molquery compact --purge ends a delete --purge that was interrupted"
+        raise InputError(
+            f"no {table} satisfy the filter", found=f"--where {printable(where)}",
+            hint=hint if purge else None,
+        )  # fmt: skip
     click.echo(
         f"{len(plan.ids)} of {plan.total} {table}, of {len(plan.patients)} patients: "
         f"{some(plan.ids, 3)}",

@@ -39,7 +39,7 @@ def doctor(
     from molquery import doctor as library
     from molquery.errors import DatabaseError
 
-    path: Path | None = ctx.obj["db"]
+    path: Path | str | None = ctx.obj["db"]
     if repair and path is None:
         raise DatabaseError("which database?", hint="molquery --db PATH doctor --repair")
     with progress_bar() as tell:

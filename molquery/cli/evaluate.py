@@ -45,6 +45,11 @@ from molquery.cli.render import (
 )
 @click.option("--learning-curve", is_flag=True, help="Fit models on fewer patients too.")
 @click.option(
+    "--adaptation-curve",
+    is_flag=True,
+    help="Leave out every cohort, and fit models with 0 to 128 pairs of it.",
+)
+@click.option(
     "--resamples",
     type=click.IntRange(100),
     default=1000,
@@ -70,6 +75,7 @@ def evaluate(
     event_is: tuple[str, ...],
     tasks: Path | None,
     learning_curve: bool,
+    adaptation_curve: bool,
     resamples: int,
     random_sets: int,
     seed: int,
@@ -89,7 +95,8 @@ def evaluate(
     as_json = format_ == "json" or (
         format_ is None and output is not None and output.suffix == ".json"
     )
-    whole = as_json or report or labels or time or event or tasks or learning_curve
+    tested = labels or time or event or tasks or learning_curve or adaptation_curve
+    whole = as_json or report or tested
     engine = open_engine(ctx)
     from molquery.query.summary import held_out_summary
 
@@ -118,7 +125,11 @@ def evaluate(
     refuse_existing([report, output], overwrite=overwrite)
     planned = plan(engine, tasks, labels=labels, time=time, event=event, event_is=event_is)
     settings = Settings(
-        seed=seed, resamples=resamples, random_sets=random_sets, learning_curve=learning_curve
+        seed=seed,
+        resamples=resamples,
+        random_sets=random_sets,
+        learning_curve=learning_curve,
+        adaptation_curve=adaptation_curve,
     )
     with progress_bar() as tell:
         found = measure(engine, settings, planned, progress=tell)

@@ -45,8 +45,8 @@ def history(ctx: click.Context, format_: str | None, output: Path | None, overwr
     )
     emit(
         table,
-        provenance={"database": str(database.path)},
-        document={"database": str(database.path), "versions": [asdict(v) for v in found]},
+        provenance={"database": database.name},
+        document={"database": database.name, "versions": [asdict(v) for v in found]},
         format_=format_,
         output=output,
         overwrite=overwrite,

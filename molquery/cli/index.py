@@ -97,7 +97,7 @@ def _show(
     table = pa.table({c: [s[c] for s in states] for c in _COLUMNS})
     emit(
         table,
-        provenance={"database": str(database.path)},
+        provenance={"database": database.name},
         format_=format_,
         output=output,
         overwrite=overwrite,

@@ -15,4 +15,4 @@ def init(ctx: click.Context) -> None:
     from molquery.database import Database
 
     database = Database.create(database_path(ctx))
-    say(f"created {database.path}; next: molquery ingest slides FILE")
+    say(f"created {database.name}; next: molquery ingest slides FILE")

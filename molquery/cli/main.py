@@ -13,6 +13,7 @@ from typing import Any
 import click
 
 from molquery import __version__
+from molquery.cli.streams import open_streams
 from molquery.errors import MolqueryError
 
 #: command -> (module, one line of help). The modules are imported only when a command runs.
@@ -38,7 +39,7 @@ COMMANDS = {
     "restore": ("restore", "Make the database what it was at an earlier version."),
     "delete": ("delete", "Delete slides or profiles and what is derived from them."),
     "compact": ("compact", "Give space back: fewer files, fewer old versions."),
-    "snapshot": ("snapshot", "Copy the database to a directory, checked, as a backup."),
+    "snapshot": ("snapshot", "Copy the database to a directory or object store, checked."),
     "doctor": ("doctor", "Examine the installation and the database; repair what is derived."),
     "demo": ("demo", "Build a database from the example cohort and ask it a question."),
 }
@@ -108,6 +109,18 @@ class LazyGroup(click.Group):
         return super().resolve_command(ctx, args)
 
 
+class _Place(click.ParamType[Any]):
+    """A path of this machine, or a URI as it is."""
+
+    name = "place"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> Any:
+        """A `Path`, which would take a slash off a URI, or the text of the URI."""
+        return value if "://" in str(value) else Path(value)
+
+
+PLACE = _Place()
+
 EPILOG = """\b
 Example:
   molquery demo
@@ -121,14 +134,14 @@ Example:
 @click.option(
     "--db",
     envvar="MOLQUERY_DB",
-    metavar="PATH",
-    type=click.Path(path_type=Path),
-    help="The database directory (or set MOLQUERY_DB).",
+    metavar="PATH|URI",
+    type=PLACE,
+    help="The database: a directory, or s3://BUCKET/PATH (or set MOLQUERY_DB).",
 )
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 @click.version_option(__version__)
 @click.pass_context
-def cli(ctx: click.Context, db: Path | None, debug: bool) -> None:
+def cli(ctx: click.Context, db: Path | str | None, debug: bool) -> None:
     """Ask an archive of H&E slides a molecular question.
 
     Scores are predicted from H&E. For research use only.
@@ -138,6 +151,7 @@ def cli(ctx: click.Context, db: Path | None, debug: bool) -> None:
 
 def main() -> None:
     """Run the command line: exit 0, 1 for an error of the user, 2 for wrong usage."""
+    open_streams()
     debug = "--debug" in sys.argv
     os.environ.setdefault("LANCE_LOG", "error")  # its warnings are not for users
     # A query's matrices are small: more threads cost more to start than they save, and the same

@@ -18,13 +18,13 @@ SCORINGS = ("mean_z", "ssgsea", "rank")
 FORMATS = ("table", "tsv", "csv", "json", "jsonl", "parquet", "h5ad", "geojson", "r")
 
 
-def database_path(ctx: click.Context) -> Path:
-    """The path of the database, from --db or MOLQUERY_DB.
+def database_path(ctx: click.Context) -> Path | str:
+    """The path or URI of the database, from --db or MOLQUERY_DB.
 
     Raises:
         DatabaseError: neither was given.
     """
-    path: Path | None = ctx.obj["db"]
+    path: Path | str | None = ctx.obj["db"]
     if path is None or str(path) == "":
         raise DatabaseError(
             "which database?", hint="molquery --db PATH …, or export MOLQUERY_DB=PATH"
@@ -33,10 +33,16 @@ def database_path(ctx: click.Context) -> Path:
 
 
 def open_database(ctx: click.Context) -> Any:
-    """The database that the command works on."""
-    from molquery.database import Database
+    """The database that the command works on; opened once."""
+    if "database" not in ctx.obj:
+        from molquery.database import Database
 
-    return Database.open(database_path(ctx))
+        database = ctx.obj["database"] = Database.open(database_path(ctx))
+        if database.remote:
+            from molquery.cli.render import stage_lines
+
+            database.remote.progress = stage_lines()
+    return ctx.obj["database"]
 
 
 def open_engine(ctx: click.Context) -> Any:

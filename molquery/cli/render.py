@@ -267,6 +267,24 @@ def coverage_line(coverage: Any) -> str:
     return line
 
 
+def stage_lines() -> Tell:
+    """A function that writes one line on stderr per stage, and one more every half minute."""
+    begun: dict[str, float] = {}
+    told: dict[str, float] = {}
+
+    def line(stage: str, done: int, total: int, text: str = "") -> None:
+        now = time.monotonic()
+        if stage not in begun:
+            begun[stage] = told[stage] = now
+            say(f"{stage} …")
+        elif now - told[stage] > _LINE_SECONDS:
+            told[stage] = now
+            rate = done / (now - begun[stage])
+            say(f"{stage}: {done} of {total or '?'}, {rate:.1f} a second")
+
+    return line
+
+
 @contextmanager
 def progress_bar() -> Iterator[Tell]:
     """A function (stage, done, total, text) that draws progress on stderr, if it is a terminal.
@@ -274,20 +292,7 @@ def progress_bar() -> Iterator[Tell]:
     Off a terminal it writes one line per stage, and one more every half minute.
     """
     if not sys.stderr.isatty():
-        begun: dict[str, float] = {}
-        told: dict[str, float] = {}
-
-        def line(stage: str, done: int, total: int, text: str = "") -> None:
-            now = time.monotonic()
-            if stage not in begun:
-                begun[stage] = told[stage] = now
-                say(f"{stage} …")
-            elif now - told[stage] > _LINE_SECONDS:
-                told[stage] = now
-                rate = done / (now - begun[stage])
-                say(f"{stage}: {done} of {total or '?'}, {rate:.1f} a second")
-
-        yield line
+        yield stage_lines()
         return
     from rich.console import Console
     from rich.progress import (

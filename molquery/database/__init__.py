@@ -7,6 +7,8 @@
     appender.py  many rows, written while they are read                     [lance]
     drafts.py    arrays in a file, written in pieces and mapped
     tables.py    the Lance tables and the checksums of their files          [lance, lancedb]
+    remote.py    a database on an object store: what is read is fetched, what is new is put
+    objects.py   get, put and list the objects of a store                           [obstore]
     arrays.py    vector columns as arrays
     content.py   what makes two rows the same
 

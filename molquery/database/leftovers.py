@@ -18,13 +18,18 @@ from molquery.files import is_left_behind, is_temporary
 _DERIVED = re.compile(r".+-[0-9a-f]{12}\.(faiss|arrow|safetensors)(\.sums)?")
 
 
+def is_derived(name: str) -> bool:
+    """True for the names that derived files have in their directory."""
+    return _DERIVED.fullmatch(name) is not None
+
+
 def derived(root: Path, current: Mapping[str, Any]) -> list[Path]:
     """Derived files that the manifest does not name: others have taken their place."""
     named = manifest.derived_files(current)
     return [
         path
         for path in (root / schema.INDEXES).glob("*")
-        if _DERIVED.fullmatch(path.name) and f"{schema.INDEXES}/{path.name}" not in named
+        if is_derived(path.name) and f"{schema.INDEXES}/{path.name}" not in named
     ]
 
 
@@ -35,7 +40,7 @@ def leftovers(root: Path, current: Mapping[str, Any]) -> list[Path]:
     tables, spaces and gene sets while what is kept of some version cannot be read.
     """
     kept = manifest.kept_versions(root)
-    found = [path for path in root.rglob(".*.tmp") if is_left_behind(path)]
+    found = unfinished_files(root)
     found += derived(root, current)
     found += [manifest.record_path(root, v) for v in kept if v > current["version"]]
     try:
@@ -43,6 +48,11 @@ def leftovers(root: Path, current: Mapping[str, Any]) -> list[Path]:
     except DatabaseError:
         return sorted(found)
     return sorted({*found, *_unneeded(root, [current, *records])})
+
+
+def unfinished_files(root: Path) -> list[Path]:
+    """Temporary files of processes that have ended."""
+    return [path for path in root.rglob(".*.tmp") if is_left_behind(path)]
 
 
 def table_files(root: Path) -> set[Path]:

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from molquery import processes, schema
 from molquery.errors import DatabaseError, printable
-from molquery.files import write_bytes
+from molquery.files import sync
 
 #: Seconds for which a writer waits for another one.
 WAIT = 60.0
@@ -86,7 +86,15 @@ def hold(root: Path, command: str) -> Iterator[bool]:
                 f"{root} cannot be written", found=error.strerror, hint="check its permissions"
             ) from error
         unfinished = (root / schema.WRITER).exists()
-        write_bytes(root / schema.WRITER, _record(command))
+        try:
+            _say(root, command)
+        except OSError as error:
+            if not unfinished:
+                with suppress(OSError):
+                    finish(root)
+            raise DatabaseError(
+                f"{root} cannot be written", found=error.strerror, hint="molquery doctor"
+            ) from error
         yield unfinished
         finish(root)
 
@@ -96,9 +104,12 @@ def finish(root: Path) -> None:
     (root / schema.WRITER).unlink(missing_ok=True)
 
 
-def _record(command: str) -> bytes:
+def _say(root: Path, command: str) -> None:
+    """Write down who holds the lock; in place, as half a record says that somebody began, too."""
     mine = Writer(
         command, getpid(), platform.node(), processes.machine(), processes.started(getpid()),
         datetime.now(UTC).isoformat(timespec="seconds"),
     )  # fmt: skip
-    return json.dumps(asdict(mine)).encode()
+    (root / schema.WRITER).write_text(json.dumps(asdict(mine)), "utf-8")
+    sync(root / schema.WRITER)
+    sync(root)

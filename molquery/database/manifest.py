@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,7 @@ def read(root: Path) -> Manifest:
 
 def write(root: Path, manifest: Mapping[str, Any]) -> None:
     """Replace the manifest; this is the moment at which a change takes effect."""
-    write_bytes(root / schema.MANIFEST, _sealed(manifest))
+    write_bytes(root / schema.MANIFEST, sealed(manifest))
 
 
 def truth(manifest: Mapping[str, Any]) -> Manifest:
@@ -97,7 +98,7 @@ def write_record(root: Path, manifest: Mapping[str, Any]) -> None:
     """Keep a version."""
     path = record_path(root, manifest["version"])
     path.parent.mkdir(exist_ok=True)
-    write_bytes(path, _sealed(record(manifest)))
+    write_bytes(path, sealed(record(manifest)))
 
 
 def newest_record(root: Path) -> Manifest | None:
@@ -114,6 +115,17 @@ def kept_versions(root: Path) -> list[int]:
     """The numbers of the versions that are kept, in order, damaged ones included."""
     found = (root / schema.VERSIONS).glob("*.json")
     return sorted(int(path.stem) for path in found if path.stem.isdigit())
+
+
+def digests(root: Path, name: str) -> set[str]:
+    """The sha256 that a file has in the manifest and in the versions that are kept."""
+    found = []
+    with suppress(DatabaseError):
+        found.append(read(root))
+    for version in kept_versions(root):
+        with suppress(DatabaseError):
+            found.append(read_record(root, version))
+    return {held[name] for held in map(truth_files, found) if name in held}
 
 
 def truth_files(version: Mapping[str, Any]) -> dict[str, str]:
@@ -154,9 +166,20 @@ def derived_files(manifest: Mapping[str, Any]) -> dict[str, str]:
     return {e["file"]: e["sha256"] for e in entries} | sums
 
 
-def _sealed(content: Mapping[str, Any]) -> bytes:
+def sealed(content: Mapping[str, Any]) -> bytes:
+    """The bytes of a manifest or a record, with the sha256 of its own content."""
     whole = {**content, _SHA256: _digest(content)}
     return json.dumps(whole, indent=1, sort_keys=True, ensure_ascii=False).encode() + b"\n"
+
+
+def parse(content: bytes, name: str, hint: str) -> Manifest:
+    """A manifest from its bytes; `name` is the database, for messages.
+
+    Raises:
+        DatabaseError: as `read`.
+    """
+    what = f"the manifest of {name} is damaged"
+    return _parse(content, name, what, hint, (*_ABOUT, *TRUTH, *DERIVED))
 
 
 def _digest(content: Mapping[str, Any]) -> str:
@@ -168,17 +191,25 @@ def _digest(content: Mapping[str, Any]) -> str:
 
 def _read(path: Path, what: str, hint: str, sections: tuple[str, ...]) -> Manifest:
     try:
-        content = json.loads(path.read_bytes())
+        content = path.read_bytes()
+    except OSError as error:
+        raise DatabaseError(what, found=str(error), hint=hint) from error
+    return _parse(content, str(path.parent), what, hint, sections)
+
+
+def _parse(told: bytes, name: str, what: str, hint: str, sections: tuple[str, ...]) -> Manifest:
+    try:
+        content = json.loads(told)
         version = content["format_version"]
         if not isinstance(version, int):
             raise TypeError("its format_version is no number")
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         found = f"no {error}" if isinstance(error, KeyError) else str(error)
         raise DatabaseError(what, found=found, hint=hint) from error
     if version != schema.FORMAT_VERSION:
         age = "a newer" if version > schema.FORMAT_VERSION else "an older"
         raise DatabaseError(
-            f"{path.parent} has {age} on-disk format than this molquery reads",
+            f"{name} has {age} on-disk format than this molquery reads",
             found=f"format {version}; this molquery reads format {schema.FORMAT_VERSION}",
             hint="use the molquery that made it, or ingest the files into a new database",
         )

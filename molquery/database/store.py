@@ -22,7 +22,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -35,10 +35,13 @@ from molquery.database.content import same_metadata, same_vector
 from molquery.database.manifest import Manifest
 from molquery.database.mapped import SUMS, Checked, block_sums
 from molquery.errors import DatabaseError, FilterError, OutputError, printable
-from molquery.files import put_in_place, sha256_file, temporary_file, write_bytes
+from molquery.files import is_uri, put_in_place, sha256_file, temporary_file, write_bytes
 from molquery.filters import check_filter
 from molquery.schema import TableSpec
 from molquery.vectors import Ints, Matrix
+
+if TYPE_CHECKING:
+    from molquery.database.remote import Remote
 
 #: Rows of a table that are read at a time: with vectors of 512 values 16 MB.
 BATCH = 8_192
@@ -60,20 +63,34 @@ class UpsertCounts:
 class Database:
     """An archive on disk. Reads see the newest version; those of a pinned one see its own."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, remote: Remote | None = None) -> None:
         self.path = path
+        #: Where the files are, if `path` is a copy of them that is filled as it is read.
+        self.remote = remote
         self._pinned: Manifest | None = None
-        self._checks = tables.Checks()
+        self._checks = tables.Checks(remote)
         self._orders: dict[tuple[str, int], Ints | None] = {}
         self._whole: dict[Path, tuple[tuple[int, int, int], Checked]] = {}
 
+    @property
+    def name(self) -> str:
+        """What users call it: its path, or its URI."""
+        return self.remote.uri if self.remote else str(self.path)
+
     @classmethod
     def create(cls, path: str | os.PathLike[str]) -> Database:
-        """A new, empty database in a directory that does not exist yet or is empty.
+        """A new, empty database in a directory that does not exist yet or is empty, or at a URI.
 
         Raises:
             DatabaseError: something is there already, or the directory cannot be made.
         """
+        about = {"command": "init", "time": _now(), "molquery": __version__}
+        first = manifest.empty() | about
+        if is_uri(path):
+            remote = _remote(path)
+            remote.need_empty()
+            remote.create(first)
+            return cls.open(path)
         root = Path(path)
         if (root / schema.MANIFEST).exists():
             raise DatabaseError(
@@ -85,18 +102,22 @@ class Database:
             root.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise DatabaseError(f"cannot make {root}", found=error.strerror) from error
-        first = manifest.empty() | {"command": "init", "time": _now(), "molquery": __version__}
         manifest.write_record(root, first)
         manifest.write(root, first)
         return cls(root)
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> Database:
-        """The database at `path`; never creates anything.
+        """The database at a path or a URI; never creates anything.
 
         Raises:
-            DatabaseError: there is none, or its format version is not known to this molquery.
+            DatabaseError: there is none, its format version is not known to this molquery, or its
+                object store cannot be read.
         """
+        if is_uri(path):
+            remote = _remote(path)
+            remote.pull()
+            return cls(remote.root, remote)
         root = Path(path)
         if not (root / schema.MANIFEST).is_file():
             near = _nearest_database(root)
@@ -139,21 +160,26 @@ class Database:
         """
         if self._pinned is None:
             draft = self._draft
-            return draft if draft is not None else manifest.read(self.path)
+            return draft if draft is not None else self._live()
         # What is derived may come later than the version that it belongs to.
-        live = manifest.read(self.path)
+        live = self._live()
         return live if manifest.truth(live) == manifest.truth(self._pinned) else self._pinned
 
     def pinned(self) -> Database:
         """This database as it is now, whatever is written to it from now on."""
-        view = Database(self.path)
+        view = Database(self.path, self.remote)
         view._pinned = copy.deepcopy(self.manifest())
         view._checks, view._whole = self._checks, self._whole
         return view
 
     def is_current(self) -> bool:
         """True while the database is at the version that this view of it is pinned to."""
-        return bool(manifest.read(self.path)["version"] == self.manifest()["version"])
+        live = self.remote.pull() if self.remote else self._live()
+        return bool(live["version"] == self.manifest()["version"])
+
+    def _live(self) -> Manifest:
+        """The manifest on disk; of a remote database, as it was when it was last asked for."""
+        return self.remote.state if self.remote else manifest.read(self.path)
 
     @contextmanager
     def writing(self, command: str) -> Iterator[Manifest]:
@@ -170,27 +196,42 @@ class Database:
             yield outer
             return
         with lock.hold(self.path, command) as unfinished:
-            before = manifest.read(self.path)
+            before = self._latest()
             if unfinished:
                 leftovers.remove(self.path, leftovers.leftovers(self.path, before))
+            leftovers.remove(self.path, leftovers.unfinished_files(self.path))
             held = leftovers.table_files(self.path)
             draft = copy.deepcopy(before) | {"details": ""}
-            _drafts.__dict__[self._key] = draft
             try:
-                yield draft
+                _drafts.__dict__[self._key] = draft
+                try:
+                    yield draft
+                finally:
+                    del _drafts.__dict__[self._key]
+                self._commit(before, draft, command)
             except BaseException as error:
-                panic = tables.is_panic(error)
-                if isinstance(error, Exception) or panic:
+                refused = tables.is_refused(error)
+                if isinstance(error, Exception) or refused:
                     with suppress(Exception):
-                        leftovers.remove(self.path, leftovers.of_change(self.path, held, before))
-                        lock.finish(self.path)
-                if panic:
+                        self._undo(before)
+                if refused:
                     raise tables.failed(self.path, error) from error
                 raise
-            finally:
-                del _drafts.__dict__[self._key]
-            self._commit(before, draft, command)
             leftovers.remove(self.path, leftovers.of_change(self.path, held, draft))
+
+    def kept_versions(self) -> list[int]:
+        """The numbers of the versions that are kept, in order, damaged ones included."""
+        if self.remote:
+            self.remote.pull_records()
+        return manifest.kept_versions(self.path)
+
+    def _latest(self) -> Manifest:
+        """What a change begins with."""
+        if self.remote is None:
+            return manifest.read(self.path)
+        found = self.remote.pull()
+        self.remote.pull_records()
+        return found
 
     def update_manifest(self, change: Callable[[Manifest], None], command: str = "update") -> None:
         """Apply `change` to the manifest, as `writing` does."""
@@ -213,20 +254,32 @@ class Database:
                 "version": before["version"] + 1, "time": _now(), "command": command,
                 "molquery": __version__,
             }  # fmt: skip
+        if self.remote and draft != before:
+            self.remote.push(before, draft)
+        if draft["version"] != before["version"]:
             manifest.write_record(self.path, draft)
         if draft != before:
             manifest.write(self.path, draft)
             leftovers.remove(self.path, leftovers.derived(self.path, draft))
 
+    def _undo(self, before: Manifest) -> None:
+        """Remove what a change has written that failed before it took effect."""
+        if manifest.read(self.path) == before:
+            leftovers.remove(self.path, leftovers.leftovers(self.path, before))
+        lock.finish(self.path)
+
     def keep_record(self) -> None:
         """Write anew what is kept of the current version."""
         with self.writing("doctor --repair") as draft:
             manifest.write_record(self.path, draft)
+            if self.remote:
+                self.remote.put_record(draft)
 
     def sweep(self) -> list[str]:
         """Remove what killed commands, and versions that are not kept, have left; returns names."""
         with self.writing("sweep") as draft:
-            return leftovers.remove(self.path, leftovers.leftovers(self.path, draft))
+            removed = leftovers.remove(self.path, leftovers.leftovers(self.path, draft))
+            return self.remote.sweep() if self.remote else removed
 
     # Reading -----------------------------------------------------------------------------------
 
@@ -238,7 +291,7 @@ class Database:
         entry = self.manifest()["tables"].get(spec.name)
         if entry is None:
             raise DatabaseError(
-                f"{self.path} holds no {spec.name} yet",
+                f"{self.name} holds no {spec.name} yet",
                 hint=f"molquery ingest {spec.name} FILE --id COLUMN",
             )
         return dict(entry)
@@ -264,9 +317,11 @@ class Database:
     def _still_there(self) -> None:
         """Raise another error where a file is missing because its version is not kept any more."""
         pinned = self._pinned
-        if pinned and pinned["version"] not in manifest.kept_versions(self.path):
+        if pinned and self.remote:
+            self.remote.pull()
+        if pinned and pinned["version"] not in self.kept_versions():
             raise DatabaseError(
-                f"version {pinned['version']} of {self.path} was removed while it was being read",
+                f"version {pinned['version']} of {self.name} was removed while it was being read",
                 hint="run the same command again",
             )
 
@@ -407,16 +462,15 @@ class Database:
 
         Whether it belongs to the database as it is now is for the caller to compare.
         """
-        entry = self.manifest()[section].get(key)
-        if entry is None:
+        found = self.mapped(section, key)
+        if found is None:
             return None
-        path = self.path / entry["file"]
+        entry, file = found
         try:
-            file = self._mapped(entry)
             file.check()
-        except (OSError, DatabaseError):
+        except DatabaseError:
             return None
-        return entry, path
+        return entry, self.path / entry["file"]
 
     def mapped(self, section: str, key: str) -> tuple[dict[str, Any], Checked] | None:
         """As `derived`, the file mapped into memory: its blocks are to be checked as they are read.
@@ -427,9 +481,19 @@ class Database:
         if entry is None:
             return None
         try:
-            return entry, self._mapped(entry)
+            file = self._mapped(entry)
+            if self.remote:  # what is damaged in the copy is fetched anew
+                file.check()
+            return entry, file
         except (OSError, DatabaseError):
+            if self.remote is None:
+                return None
+        files = {entry["file"]: entry["sha256"]}
+        if "sums" in entry:
+            files[f"{entry['file']}{SUMS}"] = entry["sums"]
+        if self.remote.fetch(files, anew=True):
             return None
+        return entry, self._mapped(entry)
 
     def _mapped(self, entry: Mapping[str, Any]) -> Checked:
         path = self.path / entry["file"]
@@ -446,6 +510,36 @@ class Database:
                 raise tables.damaged(path, "its file of sums is not what was written")
             known = self._whole[path] = state, Checked(path, sums)
         return known[1]
+
+    def is_whole(self, name: str, digest: str) -> bool:
+        """Whether a file of the database is what was written; of a remote one, it is fetched."""
+        path = self.path / name
+        with suppress(OSError):
+            if sha256_file(path) == digest:
+                return True
+        return self.remote is not None and not self.remote.fetch({name: digest}, anew=True)
+
+    def need(self, files: Mapping[str, str]) -> None:
+        """Check files of the database against their sha256, once by each process; remote ones are
+        fetched.
+
+        Raises:
+            DatabaseError: one is missing, or is not what was written.
+        """
+        self._checks.check(self.path, files)
+
+    def digest(self, name: str) -> str:
+        """The sha256 of a file of the database as it is where it is kept.
+
+        Raises:
+            OSError: it is missing, or cannot be read.
+        """
+        return self.remote.digest(name) if self.remote else sha256_file(self.path / name)
+
+    def holds(self, name: str) -> bool:
+        """Whether there is a file of the database, whatever is in it."""
+        there = (self.path / name).is_file()
+        return there or (self.remote is not None and self.remote.objects.exists(name))
 
     def store_derived(
         self,
@@ -481,7 +575,7 @@ class Database:
             with self.writing(f"store {name}") as draft:
                 if self._pinned and draft["version"] != self._pinned["version"]:
                     raise DatabaseError(
-                        f"{self.path} has changed while {name} was made",
+                        f"{self.name} has changed while {name} was made",
                         hint="run the same command again",
                     )
                 if sums:
@@ -710,7 +804,7 @@ class Database:
             DatabaseError: a file of that version is damaged or missing; nothing has changed.
         """
         with self.writing("restore") as draft:
-            self._checks.check(self.path, manifest.truth_files(wanted))
+            self.need(manifest.truth_files(wanted))
             draft["spaces"] = copy.deepcopy(wanted["spaces"])
             draft["collections"] = copy.deepcopy(wanted["collections"])
             now, draft["tables"] = draft["tables"], copy.deepcopy(wanted["tables"])
@@ -775,6 +869,12 @@ class Database:
         draft = self._draft
         assert draft is not None
         draft["details"] = "; ".join(filter(None, [draft["details"], text]))
+
+
+def _remote(uri: object) -> Remote:
+    from molquery.database.remote import Remote
+
+    return Remote(str(uri))
 
 
 def _now() -> str:

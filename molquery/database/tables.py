@@ -9,18 +9,23 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 
+from molquery.database import manifest
 from molquery.database.arrays import FACTS
-from molquery.errors import DatabaseError, printable
-from molquery.files import sha256_files, sync
+from molquery.errors import DatabaseError, MolqueryError, printable
+from molquery.files import sha256_file, sha256_files, sync
 from molquery.schema import TableSpec
 from molquery.vectors import Ints
+
+if TYPE_CHECKING:
+    from molquery.database.remote import Remote
 
 #: What Lance raises; its messages end with places in its own source.
 ERRORS = (OSError, ValueError, RuntimeError)
@@ -31,15 +36,17 @@ Entry = dict[str, Any]
 class Checks:
     """Files whose sha256 has been checked by this process, and not changed since by their times."""
 
-    def __init__(self) -> None:
+    def __init__(self, remote: Remote | None = None) -> None:
         self._seen: dict[Path, tuple[int, int, int, str]] = {}
+        self._remote = remote
 
     def check(self, folder: Path, wanted: Mapping[str, str]) -> None:
-        """Check files under a folder against their sha256.
+        """Check files under a folder against their sha256; those of a remote database are fetched.
 
         Raises:
             DatabaseError: a file is missing, or is not what was written.
         """
+        self._fetch(folder, wanted, anew=False)
         todo: dict[Path, tuple[int, int, int, str]] = {}
         for name, digest in wanted.items():
             path = folder / name
@@ -54,13 +61,27 @@ class Checks:
             found = sha256_files(todo)
         except OSError as error:
             raise damaged(folder, error.strerror or str(error)) from error
+        bad = {}
         for (path, state), digest in zip(todo.items(), found, strict=True):
-            if digest != state[3]:
+            if digest == state[3]:
+                self._seen[path] = state
+            elif self._remote:
+                bad[str(path.relative_to(folder))] = state[3]
+            else:
                 raise damaged(path, "its sha256 is not the one it was written with")
-            self._seen[path] = state
+        if bad:  # in the copy; it has been checked when it is there again
+            self._fetch(folder, bad, anew=True)
+
+    def _fetch(self, folder: Path, wanted: Mapping[str, str], *, anew: bool) -> None:
+        if self._remote is None:
+            return
+        inside = folder.relative_to(self._remote.root)
+        files = {(inside / name).as_posix(): digest for name, digest in wanted.items()}
+        for name, problem in self._remote.fetch(files, anew=anew).items():
+            raise damaged(f"{self._remote.uri}/{name}", problem)
 
 
-def damaged(path: Path, found: str) -> DatabaseError:
+def damaged(path: Path | str, found: str) -> DatabaseError:
     """The error for a file of a table that cannot be believed."""
     return DatabaseError(
         f"{path} is damaged: nothing is read from it",
@@ -85,9 +106,14 @@ def newest(root: Path, spec: TableSpec) -> int:
     It is read from the names of its files.
     """
     try:
-        names = os.listdir(folder_of(root, spec) / "_versions")
+        return newest_of(os.listdir(folder_of(root, spec) / "_versions"))
     except OSError:
         return 0
+
+
+def newest_of(names: Iterable[str]) -> int:
+    """As `newest`, from names of files, with or without their folders."""
+    names = [n.rpartition("/")[2] for n in names]
     numbers = [int(n[:-9]) for n in names if n.endswith(".manifest") and n[:-9].isdigit()]
     return max((n if n < 2**63 else 2**64 - 1 - n for n in numbers), default=0)
 
@@ -222,12 +248,32 @@ def roll_back(root: Path, spec: TableSpec, dataset: Any, version: int = 0) -> No
             if not (isinstance(error, ERRORS) or is_panic(error)):
                 raise
             last = newest(root, spec)
-            if last <= version or not version:
-                raise failed(root, error) from error
             file = folder_of(root, spec) / manifest_file(last)
+            # A full disk is no reason to set aside what a version consists of.
+            if last <= version or not version or _is_whole(root, file):
+                raise failed(root, error) from error
             file.rename(file.with_suffix(".damaged"))
             if newest(root, spec) == version:
                 return
+
+
+def _is_whole(root: Path, file: Path) -> bool:
+    """Whether a file is as some version of the database names it."""
+    name = str(file.relative_to(root))
+    try:
+        return sha256_file(file) in manifest.digests(root, name)
+    except OSError:
+        return False
+
+
+def advance(root: Path, spec: TableSpec, entry: Entry, used: int) -> Entry:
+    """The manifest entry of the same rows under a number of Lance's that is greater than `used`."""
+    import lance
+
+    while (number := newest(root, spec)) <= used:
+        dataset: Any = lance.dataset(str(folder_of(root, spec)), version=number)
+        dataset.restore()
+    return entry_of(root, spec, entry["files"])
 
 
 def is_panic(error: BaseException) -> bool:
@@ -235,12 +281,19 @@ def is_panic(error: BaseException) -> bool:
     return type(error).__name__ == "PanicException"
 
 
+def is_refused(error: BaseException) -> bool:
+    """True where the system or Lance could not read or write, such as on a full disk."""
+    if isinstance(error, (MolqueryError, BrokenPipeError)):
+        return False
+    return isinstance(error, OSError) or is_panic(error) or "LanceError" in str(error)
+
+
 def failed(root: Path, error: BaseException) -> DatabaseError:
     """The error for a change that Lance could not make."""
     return DatabaseError(
         f"the tables of {root} cannot be written: nothing has changed",
-        found=printable(str(error).split("/home")[0], 300),
-        hint="molquery doctor",
+        found=printable(re.sub(r"^LanceError\(\w+\): |, /home.*", "", str(error)), 300),
+        hint="molquery doctor says what else is wrong, such as a full disk",
     )
 
 

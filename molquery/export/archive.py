@@ -9,7 +9,6 @@ Parquet files is `readers/exported.py`.
 from __future__ import annotations
 
 import json
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from molquery import __version__, rna, schema
 from molquery.database import Database, list_to_matrix
 from molquery.errors import OutputError
 from molquery.export.document import to_json
-from molquery.export.h5ad import series
+from molquery.export.h5ad import save, series
 from molquery.export.parquet import write as write_parquet
 from molquery.files import atomic_path, write_bytes
 from molquery.readers.exported import KEY, RNA, RNA_VECTORS, SCALE, SHARED
@@ -121,6 +120,4 @@ def _write_h5ad(
         uns[RNA] = facts[RNA]
         obsm[RNA_VECTORS] = list_to_matrix(table[schema.EMBEDDING])
     data = anndata.AnnData(list_to_matrix(table[spec.vector]), obs, var, uns=uns, obsm=obsm)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # of columns with a slash in their names
-        data.write_h5ad(path, compression="gzip")
+    save(data, path)

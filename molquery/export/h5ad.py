@@ -31,7 +31,6 @@ def write(table: pa.Table, provenance: Mapping[str, Any], path: Path) -> None:
         ColumnError: the table has no column of ids, or an id stands twice.
     """
     import anndata
-    import h5py
     import pandas as pd
 
     key = next((name for name in KEYS if name in table.column_names), None)
@@ -54,7 +53,17 @@ def write(table: pa.Table, provenance: Mapping[str, Any], path: Path) -> None:
         x = np.stack([table[name].to_numpy() for name in sets], axis=1).astype(np.float64)
     var = pd.DataFrame(index=pd.Index(sets, dtype=object))
     data = anndata.AnnData(x, obs, var, uns={UNS: to_json(provenance)})
-    # HDF5 does not survive a full disk, it takes the process with it: it writes to memory.
+    save(data, path)
+
+
+def save(data: Any, path: Path) -> None:
+    """Write an AnnData object to `path`.
+
+    HDF5 does not survive a full disk, it takes the process with it: it writes to memory.
+    """
+    import anndata
+    import h5py
+
     buffer = BytesIO()
     with warnings.catch_warnings(), h5py.File(buffer, "w") as file:
         warnings.simplefilter("ignore", FutureWarning)  # of columns with a slash in their names

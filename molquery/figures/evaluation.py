@@ -251,6 +251,40 @@ def learning_curve(points: Sequence[tuple[int, float | None, float | None]]) -> 
     return figure
 
 
+def adaptation(
+    panels: Sequence[tuple[str, Sequence[tuple[str, float | None, float | None]], float | None]],
+    share: float,
+) -> Figure:
+    """Within-cohort r over the number of pairs of a new cohort, one panel a cohort.
+
+    Args:
+        panels: title; number of pairs, mean over the draws and its standard deviation; the mean
+            with all pairs of the cohort.
+        share: of that mean at which a line is drawn.
+    """
+    rows = (len(panels) + 1) // 2
+    figure = new_figure(10, 0.6 + 2.3 * rows)
+    axes = figure.subplots(rows, 2, sharey=True, squeeze=False)
+    for ax, (title, points, full) in zip(axes.flat, panels, strict=False):
+        mean, sd = [_nan(r) for _, r, _ in points], [_nan(d) for _, _, d in points]
+        ax.errorbar(range(len(points)), mean, yerr=np.nan_to_num(sd), fmt="o-", color=BLUE,
+                    markersize=4.5, linewidth=1.3)  # fmt: skip
+        if full is not None:
+            ax.axhline(full, color="black", linewidth=0.8)
+            ax.axhline(share * full, color=GREY, linewidth=0.8, linestyle="--")
+        ax.set_xticks(range(len(points)), [name for name, *_ in points])
+        ax.set_ylim(bottom=0)
+        ax.set_title(title, fontsize=_NORMAL, loc="left")
+        _plain(ax, "y")
+    for ax in axes.flat[len(panels) :]:
+        ax.set_visible(False)
+    for ax in axes[-1]:
+        ax.set_xlabel("pairs of the cohort", fontsize=_SMALL)
+    for ax in axes[:, 0]:
+        ax.set_ylabel("median r in the cohort", fontsize=_SMALL)
+    return figure
+
+
 def _whisker(
     ax: Any,
     value: Estimate | None,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -45,6 +45,7 @@ def match(
     *,
     min_genes: int = MIN_GENES,
     min_fraction: float = MIN_FRACTION,
+    uninformative: Collection[str] = (),
 ) -> Match:
     """The panel columns and weights of a signature's genes.
 
@@ -59,6 +60,7 @@ def match(
         min_genes: how many columns must match, at least; for a set of fewer than twice as many
             genes, half of its genes suffice.
         min_fraction: share of the signature's genes that must match, in [0, 1].
+        uninformative: genes that were measured but left out of the panel, for the message.
 
     Raises:
         GeneSetError: too few genes match (the message lists what is missing), or two names of one
@@ -73,12 +75,15 @@ def match(
 
     found: list[str] = []
     missing: list[str] = []
+    constant: list[str] = []
     renamed: dict[str, str] = {}
     first: dict[int, tuple[str, float]] = {}
     for (gene, weight), symbol in zip(signature.weights.items(), symbols, strict=True):
         name = gene if gene in columns else symbol
         if name is None or name not in columns:
             missing.append(gene)
+            if gene in uninformative or symbol in uninformative:
+                constant.append(gene)
             continue
         found.append(gene)
         if name != gene:
@@ -100,7 +105,7 @@ def match(
         raise GeneSetError(
             f"only {matched} of the {total} genes of {printable(signature.name)} are in the "
             f"expression panel of {len(columns):,} genes; at least {bar}",
-            found="not in the panel: " + some((_why(gene, ambiguous) for gene in missing), 15),
+            found=_absent([g for g in missing if g not in constant], constant, ambiguous),
             hint=_hint(matched, known=any(symbols) if resolved else True, sparse=sparse),
         )
     weights = np.array([weight for _, weight in first.values()], dtype=np.float64)
@@ -126,6 +131,17 @@ def _lost(signature: Signature, weights: Float) -> str:
     if any(weight > 0 for weight in given) and not (weights > 0).any():
         return "up"
     return "down" if any(weight < 0 for weight in given) and not (weights < 0).any() else ""
+
+
+def _absent(
+    missing: Sequence[str], constant: Sequence[str], ambiguous: Mapping[str, tuple[str, ...]]
+) -> str:
+    parts = []
+    if missing:
+        parts.append("not in the panel: " + some((_why(g, ambiguous) for g in missing), 15))
+    if constant:
+        parts.append("constant or mostly missing in the profiles: " + some(constant, 15))
+    return "; ".join(parts)
 
 
 def _why(gene: str, ambiguous: Mapping[str, tuple[str, ...]]) -> str:

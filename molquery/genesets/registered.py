@@ -82,6 +82,8 @@ def registered(database: Database) -> tuple[Signature, ...]:
     for name, entry in sorted(database.manifest().get(KEY, {}).items()):
         path = database.path / GENESETS / str(entry["file"])
         try:
+            if database.remote:
+                database.is_whole(f"{GENESETS}/{entry['file']}", entry["sha256"])
             content = path.read_bytes()
             if hashlib.sha256(content).hexdigest() != entry["sha256"]:
                 raise ValueError("its content is not what was stored")
@@ -89,7 +91,7 @@ def registered(database: Database) -> tuple[Signature, ...]:
             found += [Signature(s["name"], s["weights"], s["description"], name) for s in sets]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise DatabaseError(
-                f"the gene-set collection {name} of {database.path} is damaged",
+                f"the gene-set collection {name} of {database.name} is damaged",
                 found=str(error),
                 hint=f"molquery genesets add FILE --name {name} --overwrite",
             ) from error

@@ -7,6 +7,7 @@ how a filter is given to each type of index, what the GPU can not do.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -182,8 +183,15 @@ def fill(
 
 
 def write(handle: Any, path: Path) -> None:
-    """Save an index; what lies on a GPU is copied from it first."""
-    faiss.write_index(from_gpus(handle), str(path))
+    """Save an index; what lies on a GPU is copied from it first.
+
+    Raises:
+        OSError: it cannot be written; a full disk, say.
+    """
+    try:
+        faiss.write_index(from_gpus(handle), str(path))
+    except RuntimeError as error:  # what the system says is in brackets at the end
+        raise OSError(str(error).rpartition("(")[2].rstrip(")\n")) from error
 
 
 def read(path: Path, *, mapped: bool = True) -> Any:
@@ -266,7 +274,8 @@ def lists_of(handle: Any, n: int) -> Ints:
 
 def reason(error: RuntimeError) -> str:
     """What FAISS says, without the place in its source."""
-    return str(error).split(": Error: ")[-1].split(" at /")[0].strip()[:200]
+    told = re.sub(r"^Error in .*? at \S+:\d+: ", "", str(error), flags=re.DOTALL)
+    return told.removeprefix("Error: ").split(" at /")[0].strip()[:200]
 
 
 # GPUs --------------------------------------------------------------------------------------------

@@ -165,14 +165,16 @@ def build(
     check(None)
     if old is not None:
         searcher, extended = _extended(source, old, vectors)
+        factory = old[0]["factory"]
         found = measured_recall(searcher, vectors)
     else:
-        extended = 0
+        extended, factory = 0, recipe.factory_for(source.n, source.dim)
         searcher, found = assemble(
             recipe, vectors, recall=recall, devices=devices, progress=progress
         )
     whole = {
         **_facts(database, source, recipe),
+        "factory": factory,
         "widths": {str(depth): width for depth, width in searcher.settings.widths.items()},
         "refine": searcher.settings.refine,
         "recall_at_10": found,
@@ -469,7 +471,7 @@ def why_stale(database: Database, entry: dict[str, Any], manifest: dict[str, Any
         return f"it covers {entry['rows']} of {rows} rows"
     if "vectors" not in entry and not entry["file"].endswith(".safetensors"):
         return EARLIER
-    if not (database.path / entry["file"]).is_file():
+    if not database.holds(entry["file"]):
         return "its file is missing"
     if "vectors" in entry:
         held = manifest["indexes"].get(entry["vectors"])

@@ -307,7 +307,7 @@ class Engine:
         both = [(i, j) for i in known for j in rows_of.get(key_of[i], [])]
         if not both:  # they were deleted after the space was learned
             raise NotReadyError(
-                f"no slide of {self.database.path} has a profile of its own patient any more: "
+                f"no slide of {self.database.name} has a profile of its own patient any more: "
                 "how far to trust a score cannot be measured",
                 hint="molquery ingest profiles, or molquery restore; molquery history",
             )
@@ -340,9 +340,9 @@ class Engine:
         bar = prepared.standing(found) + 1e-6
         better = sum(prepared.standing(other) > bar for other in self.spectrum.values())
         of = len(self.spectrum)
-        return replace(
-            found, rank=better + 1 if of else None, of=of or None, split_on=self._split_on
-        )
+        # What is predicted worse than all of them, and is none of them, has the last place.
+        place = min(better + 1, of) or None
+        return replace(found, rank=place, of=of or None, split_on=self._split_on)
 
     @cached_property
     def slide_vectors(self) -> Matrix:
@@ -449,7 +449,7 @@ class Engine:
     def provenance(self, method: str, parameters: dict[str, Any], **more: Any) -> Provenance:
         """Where a result of this snapshot comes from."""
         return Provenance(
-            database=str(self.database.path),
+            database=self.database.name,
             molquery=__version__,
             table_versions=dict(self.versions),
             version=self.version,

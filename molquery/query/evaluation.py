@@ -13,6 +13,9 @@ from typing import Any
 
 import numpy as np
 
+from molquery import schema
+from molquery.align import adapt
+from molquery.align.pairs import MIN_PAIRS
 from molquery.errors import InputError
 from molquery.evaluate import metrics, resample
 from molquery.evaluate.held_out import MIN_COHORT, SPECTRUM_GENES
@@ -49,12 +52,14 @@ class Settings:
         resamples: of the bootstrap.
         random_sets: matched random gene sets for each gene set.
         learning_curve: fit models on fewer patients too.
+        adaptation_curve: leave out cohorts, and fit models with a few of their pairs.
     """
 
     seed: int = 0
     resamples: int = resample.RESAMPLES
     random_sets: int = 100
     learning_curve: bool = False
+    adaptation_curve: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +166,7 @@ class Evaluation:
         random_above: how many sets of the spectrum are predicted better than 95 % of random sets.
         methods: ways to predict from one signature, compared; None without a spectrum.
         geometry: scheme -> hubness and modality gap of the space, means over the folds.
+        adaptation: how predictions of a cohort that was left out improve with pairs of it.
         hold_out: how patients are predicted whose RNA the alignment left out; None where it left
             out none.
         not_measured: what could not be measured -> why.
@@ -178,6 +184,7 @@ class Evaluation:
     domain: tuple[DomainRow, ...]
     validation: validation.Validation
     learning_curve: tuple[refit.CurvePoint, ...]
+    adaptation: tuple[adapt.Curve, ...]
     hold_out: Mapping[str, Any] | None
     not_measured: Mapping[str, str]
     baselines: Mapping[str, str]
@@ -247,7 +254,9 @@ def evaluate(
     validated = _validate(engine, tasks or Tasks(), settings, tell)
     missing.update(validated.not_measured)
     curve: list[refit.CurvePoint] = []
-    if settings.learning_curve and spectrum:
+    if not settings.learning_curve:
+        missing["learning curve"] = "--learning-curve was not given"
+    elif spectrum:
         curve = refit.learning_curve(
             engine, scored.scores, seed=settings.seed,
             done=lambda done, total: tell("learning curve", done, total, ""),
@@ -255,6 +264,11 @@ def evaluate(
         if len(curve) < 2:
             curve = []
             missing["learning curve"] = "too few patients with RNA to leave some out"
+    adaptation: tuple[adapt.Curve, ...] = ()
+    if not settings.adaptation_curve:
+        missing["adaptation to a new cohort"] = "--adaptation-curve was not given"
+    elif spectrum:
+        adaptation = _adaptation(engine, missing, tell)
     return Evaluation(
         data=_data(engine),
         retrieval=retrieval,
@@ -268,6 +282,7 @@ def evaluate(
         domain=domain,
         validation=validated,
         learning_curve=tuple(curve),
+        adaptation=adaptation,
         hold_out=_hold_out(engine),
         not_measured=missing,
         baselines=baselines.LABELS,
@@ -618,6 +633,32 @@ def _validate(
     if total:
         tell("validation", total, total, "")
     return found
+
+
+def _adaptation(engine: Engine, missing: dict[str, str], tell: Progress) -> tuple[adapt.Curve, ...]:
+    """Curves of the patients that the space left out, or of every cohort left out in turn."""
+    rules = [""]
+    if not engine.facts.get("hold_out"):
+        slides = engine.pairs.slide
+        cohorts, patients = engine.cohorts[slides], engine.groups[slides]
+        rules = []
+        for cohort in sorted(set(cohorts.tolist()) - {""}):
+            mine = cohorts == cohort
+            if (~mine).sum() >= MIN_PAIRS and len(np.unique(patients[mine])) >= 2 * MIN_COHORT:
+                rules.append(f"{schema.COHORT}={cohort}")
+            else:
+                missing[f"adaptation to {cohort}"] = (
+                    f"that takes {2 * MIN_COHORT} of its patients with RNA, and {MIN_PAIRS} pairs "
+                    "of other cohorts"
+                )
+
+    def curve(rule: str) -> adapt.Curve:
+        def told(_: str, done: int, total: int, __: str) -> None:
+            tell(f"adaptation {rule}".strip(), done, total, "")
+
+        return adapt.adaptation_curve(engine.database, hold_out=rule, progress=told)
+
+    return tuple(map(curve, rules))
 
 
 def _hold_out(engine: Engine) -> dict[str, Any] | None:

@@ -8,7 +8,6 @@ from typing import Any
 from molquery import index
 from molquery.database import Database
 from molquery.errors import IndexFileError
-from molquery.files import sha256_file
 from molquery.query.engine import Engine
 from molquery.recipes import Recipe, load_recipe
 from molquery.schema import PROFILES, SLIDES
@@ -104,10 +103,7 @@ def index_states(database: Database, *, checksums: bool) -> list[dict[str, Any]]
     for key, entry in sorted(manifest["indexes"].items()):
         state = index.why_stale(database, entry, manifest)
         if state is None and checksums:
-            try:
-                same = sha256_file(database.path / entry["file"]) == entry["sha256"]
-            except OSError as error:
-                raise IndexFileError(f"{entry['file']} cannot be read", found=str(error)) from error
+            same = database.is_whole(entry["file"], entry["sha256"])
             state = None if same else "damaged: its sha256 is not the one it was saved with"
         if state is None and (new := index.unindexed(database, entry)):
             state = f"ok; {new} new rows are scanned beside it"

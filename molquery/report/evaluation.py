@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from molquery.align.adapt import SHARE
 from molquery.associate import Association
 from molquery.errors import printable
 from molquery.evaluate.resample import Estimate
@@ -79,6 +80,7 @@ def page(found: Evaluation) -> Page:
     _validation(out, found)
     _space(out, found)
     _curve(out, found)
+    _adaptation(out, found)
     _ending(out, found)
     _tables(out, found)
     return out
@@ -398,7 +400,8 @@ def _space(out: Page, found: Evaluation) -> None:
     out.table(
         ["", *("hospitals held out" if s == "site" else f"{held_out(found)} held out"
                for s in schemes)],
-        [[text, *(found.geometry[s].get(name) for s in schemes)] for name, text in names.items()],
+        [[text, *(_three(found.geometry[s].get(name)) for s in schemes)]
+         for name, text in names.items()],
     )  # fmt: skip
 
 
@@ -413,6 +416,41 @@ def _curve(out: Page, found: Evaluation) -> None:
         "on the same held-out ones.",
     )
     out.table(["patients learned from", "median R²", "median r within cohorts"], points)
+
+
+def _adaptation(out: Page, found: Evaluation) -> None:
+    if not found.adaptation:
+        return
+    out.section("How many patients of a new cohort are needed?")
+    out.text(
+        "Models that learned from the other cohorts and from some patients of this one, judged on "
+        "others of its patients. Without any pair only the order of the slides carries over, not "
+        "the level of their scores: R² is then about 0 or below."
+    )
+    out.figure(
+        style.svg(figures.adaptation([
+            (_figure_text(c.rule), [(str(p.pairs), p.within_r, p.within_r_sd) for p in c.points],
+             c.full.within_r)
+            for c in found.adaptation
+        ], SHARE)),
+        "Correlation of predicted with measured in the cohort, median over gene sets: mean over "
+        f"{found.adaptation[0].seeds} draws of patients, and the standard deviation between them. "
+        f"Black: with all pairs of the cohort; dashed: {100 * SHARE:.0f} % of that.",
+    )  # fmt: skip
+    names = list(dict.fromkeys(p.pairs for c in found.adaptation for p in c.points))
+    out.table(
+        ["cohort left out", "figure", *(f"{n} pairs" for n in names), "all pairs",
+         f"pairs to {100 * SHARE:.0f} % of r"],
+        [
+            [c.rule if figure == "within_r" else "", text,
+             *(_two(getattr({p.pairs: p for p in c.points}.get(n), figure, None)) for n in names),
+             _two(getattr(c.full, figure)),
+             ("more" if c.reached is None else str(c.reached)) if figure == "within_r" else ""]
+            for c in found.adaptation
+            for figure, text in (("within_r", "r"), ("r2", "R²"), ("fold10", "fold@10"))
+        ],
+        caption="Medians over gene sets; fold@10: slide to RNA, over chance",
+    )  # fmt: skip
 
 
 def _tables(out: Page, found: Evaluation) -> None:
@@ -528,6 +566,10 @@ def _figure_text(text: Any) -> str:
 
 def _percent(value: float | None) -> str | None:
     return None if value is None else f"{100 * value:.1f}"
+
+
+def _three(value: float | None) -> str | None:
+    return None if value is None else f"{value:.3f}".replace("-", "−")
 
 
 def _two(value: float | None) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from molquery.align.adapt import SHARE
 from molquery.associate import Association
 from molquery.evaluate.resample import Estimate
 from molquery.figures.evaluation import short
@@ -33,6 +34,7 @@ def findings(found: Evaluation) -> list[str]:
         *_spectrum_findings(found),
         *_interval_findings(found),
         *_left_out_findings(found),
+        *_adaptation_findings(found),
         *_validation_findings(found),
     ]
 
@@ -138,6 +140,19 @@ def _left_out_findings(found: Evaluation) -> list[str]:
         f"An unseen cohort: of {h['rule']} ({h['n_patients']} patients) no RNA was used; there the "
         f"median correlation is {r} and the median R² {r2}, and the own RNA profile is found "
         f"{h['fold10']:.1f} times as often as by chance among the first ten of {h['n_profiles']}."
+    ]
+
+
+def _adaptation_findings(found: Evaluation) -> list[str]:
+    if not found.adaptation:
+        return []
+    told = [
+        f"{c.rule} {f'more than {c.points[-1].pairs}' if c.reached is None else c.reached}"
+        for c in found.adaptation
+    ]
+    return [
+        f"New cohorts: pairs needed for {100 * SHARE:.0f} % of the correlation that all pairs of "
+        f"the cohort give: {', '.join(told)}."
     ]
 
 
