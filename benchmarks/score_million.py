@@ -31,7 +31,7 @@ from scipy.sparse import csr_array
 
 from molquery import export
 from molquery.predict import COMPONENTS, NEIGHBOURS, SOFT_SHARE, Operator
-from molquery.query.batch import BATCH, predict_batches
+from molquery.query.batch import BATCH, Predict, predict_batches
 from molquery.threads import parallel
 
 PROFILES, SETS, GROUPS = 2_000, 50, 30
@@ -129,7 +129,7 @@ def write(operator: Operator, scores: np.ndarray, n: int, target: Path) -> None:
     schema = pa.schema([("slide_id", pa.string()), *((name, pa.float64()) for name in names)])
 
     def batches() -> Iterator[pa.RecordBatch]:
-        for rows, predicted in predict_batches(operator, scores, np.arange(n)):
+        for rows, predicted in predict_batches(Predict(operator, scores), np.arange(n)):
             ids = pa.array([f"S{i:09d}" for i in rows])
             columns = [pa.array(np.ascontiguousarray(column)) for column in predicted.T]
             yield pa.RecordBatch.from_arrays([ids, *columns], schema=schema)

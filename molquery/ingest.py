@@ -43,6 +43,7 @@ from molquery.records import IngestReport, MetadataReport
 from molquery.resume import Resume, resuming
 from molquery.schema import PROFILES, SLIDES, TableSpec
 from molquery.space import SharedSpace, current_space, project_slides
+from molquery.threads import Mapper
 from molquery.vectors import Matrix, check_rows
 
 Progress = Callable[[str, int, int], None]
@@ -69,6 +70,7 @@ def ingest_slides(
     kind: str | None = None,
     skip_invalid: bool = False,
     progress: Progress | None = None,
+    mapper: Mapper | None = None,
 ) -> IngestReport:
     """Upsert slide embeddings from files, directories, globs or lists; see `molquery.readers`.
 
@@ -79,6 +81,7 @@ def ingest_slides(
         encoder: name of the slide encoder, where the files do not say it themselves.
         kind: 'embedding' or 'features' (NaN allowed), where the encoder's name does not tell.
         skip_invalid: leave out rows with NaN, infinite or all-zero vectors, and report them.
+        mapper: who reads the files; this process when left out.
 
     Raises:
         InputError: something is wrong with the files; the database is as it was.
@@ -86,7 +89,7 @@ def ingest_slides(
     options = replace(options, encoder=encoder)
     with resuming(database.path, options) as resume:
         sources = readers.find_slides(paths, options)
-        found = _read_slides(sources, options, resume, encoder, progress)
+        found = _read_slides(sources, options, resume, encoder, progress, mapper=mapper)
         parts: list[readers.Slides] = []
         size = 0
         for part in found:
@@ -116,6 +119,7 @@ def _read_slides(
     encoder: str | None,
     progress: Progress | None,
     spec: TableSpec = SLIDES,
+    mapper: Mapper | None = None,
 ) -> Iterator[readers.Slides]:
     """What the files hold, one by one; the first that does not go with the others ends it.
 
@@ -124,9 +128,16 @@ def _read_slides(
     """
     place: dict[str, str] = {}
     first: readers.Slides | None = None
-    for done, source in enumerate(sources, 1):
+    read = Read(options)
+    elsewhere: Iterator[tuple[readers.Source, readers.Slides]] = iter(())
+    if mapper is not None:
+        away = [s for s in sources if not resume.has(s.path) and not read.in_batches(s)]
+        elsewhere = zip(away, mapper(read, away), strict=True)
+    for done, (source, came) in enumerate(_joined(sources, elsewhere), 1):
         rows = 0
-        for part, total in _parts(source, options, resume):
+        if came is not None:
+            resume.put(source.path, came)
+        for part, total in [(came, None)] if came else _parts(source, read, resume):
             if part.ids:
                 first = first or replace(part, vectors=part.vectors[:1].copy(), ids=part.ids[:1])
                 _one_encoder([first, part], encoder)
@@ -147,18 +158,46 @@ def _read_slides(
             progress(f"reading {spec.name}", done, len(sources))
 
 
+@dataclass(frozen=True)
+class Read:
+    """What reads the slides of a file."""
+
+    options: readers.Options
+
+    def __call__(self, source: readers.Source) -> readers.Slides:
+        """All that the file holds."""
+        return readers.read_source(source, self.options)
+
+    def in_batches(self, source: readers.Source) -> readers.Stream | None:
+        """What a large table holds, to be read in batches; None for other files."""
+        return readers.stream(source.path, self.options)
+
+
+def _joined(
+    sources: Sequence[readers.Source], elsewhere: Iterator[tuple[readers.Source, readers.Slides]]
+) -> Iterator[tuple[readers.Source, readers.Slides | None]]:
+    """Every source, with what it holds where that was read elsewhere, which has the same order."""
+    nothing = (None, None)
+    coming, part = next(elsewhere, nothing)
+    for source in sources:
+        if source is coming:
+            yield source, part
+            coming, part = next(elsewhere, nothing)
+        else:
+            yield source, None
+
+
 def _parts(
-    source: readers.Source, options: readers.Options, resume: Resume
+    source: readers.Source, read: Read, resume: Resume
 ) -> Iterator[tuple[readers.Slides, int | None]]:
-    """What a file holds: a large one in batches, with the number of its rows."""
+    """What a file holds: a large table in batches, with the number of its rows."""
     part = resume.get(source.path)
     if part is None:
-        large = readers.stream(source.path, options)
-        if large is not None:
+        if large := read.in_batches(source):
             for piece in large.parts:
                 yield piece, large.total
             return
-        part = readers.read_source(source, options)
+        part = read(source)
         resume.put(source.path, part)
     yield part, None
 

@@ -21,6 +21,7 @@ and comparing the scores of these slides with their measured ones says how far t
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
@@ -34,7 +35,7 @@ from molquery import index, schema
 from molquery.database import Database, list_to_matrix
 from molquery.schema import PROFILES, SLIDES
 from molquery.space import TEMPERATURE, Fold, Model, SharedSpace
-from molquery.threads import parallel, streamed
+from molquery.threads import Mapper, parallel, streamed
 from molquery.vectors import (
     Bools,
     Float,
@@ -67,6 +68,7 @@ _FEW_SETS = 4  # up to here the weights are used as they are: no matrix, no scip
 _DENSE_CELLS = 50_000_000  # slides x profiles up to which the weights are held as a dense matrix
 _FEW_COLUMNS = 7  # up to here one sparse product a set is faster than one for all
 _BLOCK = 8_192  # rows of a product at a time
+REMOTE = 65_536  # slides that another process computes at a time: 120 MB of weights
 _Part = Callable[[Ints], Float | Matrix]
 
 
@@ -671,6 +673,7 @@ class Fitted:
         slides: (n_slides,) keys, groups and cohorts of all slides; their vectors are left out.
         basis: a hash of all that the weights of a slide depend on beside the slide itself.
         content: (n_slides, 2) uint64, a hash of what they depend on in the slide.
+        columns: what tells pair key, split group and cohort of a slide.
     """
 
     predictor: Predictor
@@ -678,9 +681,21 @@ class Fitted:
     slides: Rows
     basis: str
     content: npt.NDArray[np.uint64]
+    columns: tuple[str, str, str]
 
-    def batches(self, database: Database, rows: Ints | None = None) -> Iterator[Operator]:
-        """The operator by patient, some slides at a time: of all, or of some ascending `rows`."""
+    def batches(
+        self, database: Database, rows: Ints | None = None, mapper: Mapper | None = None
+    ) -> Iterator[Operator]:
+        """The operator by patient, some slides at a time: of all, or of some ascending `rows`.
+
+        Args:
+            mapper: who computes it; threads of this process when left out.
+        """
+        if mapper is not None:
+            rows = np.arange(len(self.slides.keys)) if rows is None else rows
+            ranges = [rows[start : start + REMOTE] for start in range(0, len(rows), REMOTE)]
+            work = Weigh(database.pinned(), self.predictor, self.columns)
+            return itertools.chain.from_iterable(mapper(work, ranges))
 
         def weights(batch: tuple[Ints, pa.Table]) -> Operator:
             positions, table = batch
@@ -692,18 +707,40 @@ class Fitted:
         return streamed(weights, database.batches(SLIDES, [SLIDES.vector], rows=rows))
 
 
+@dataclass(frozen=True)
+class Weigh:
+    """The operators of slides at some positions, for another process: it reads them itself.
+
+    Attributes:
+        columns: pair key, split group and cohort of a slide.
+    """
+
+    database: Database
+    predictor: Predictor
+    columns: tuple[str, str, str]
+
+    def __call__(self, rows: Ints) -> list[Operator]:
+        """The operator of ascending positions (n,), in the batches of a single machine."""
+        names = list(dict.fromkeys([SLIDES.vector, *self.columns]))
+        return [
+            self.predictor.weights(_texts(table, list_to_matrix(table[SLIDES.vector]),
+                                          self.columns), positions)
+            for positions, table in self.database.batches(SLIDES, names, rows=rows)
+        ]  # fmt: skip
+
+
+def _texts(table: pa.Table, vectors: Matrix, columns: Sequence[str]) -> Rows:
+    return Rows(vectors, *(as_text(table[c]) for c in columns))
+
+
 def fit(database: Database, space: SharedSpace) -> Fitted:
     """Fit what predicts the slides of a database. Reads the vectors of slides with RNA alone."""
     pair_on, split_on = space.facts["settings"]["pair_on"], space.facts["split_on"]
-    own = [pair_on, split_on, schema.COHORT]
-
-    def texts(table: pa.Table, vectors: Matrix) -> Rows:
-        return Rows(vectors, *(as_text(table[c]) for c in own))
-
+    own = (pair_on, split_on, schema.COHORT)
     table = database.read(PROFILES, list(dict.fromkeys([PROFILES.vector, *own])))
-    profiles = texts(table, list_to_matrix(table[PROFILES.vector]))
+    profiles = _texts(table, list_to_matrix(table[PROFILES.vector]), own)
     table = database.read(SLIDES, list(dict.fromkeys([SLIDES.key, schema.CONTENT_HASH, *own])))
-    slides = texts(table, np.empty((len(table), 0), np.float32))
+    slides = _texts(table, np.empty((len(table), 0), np.float32), own)
     at = np.flatnonzero(has_rna(slides, profiles))
     vectors = list_to_matrix(database.take(SLIDES, [SLIDES.vector], at)[SLIDES.vector])
     paired = replace(slides.some(at), vectors=vectors)
@@ -725,7 +762,7 @@ def fit(database: Database, space: SharedSpace) -> Fitted:
     about = json.dumps([SETTINGS, space.space_id, database.vectors_version(PROFILES)])
     basis = hashlib.sha256(about.encode() + content[at].tobytes()).hexdigest()
     measured = {scheme: operator for scheme, (_, operator) in built.items() if operator is not None}
-    return Fitted(predictor, measured, slides, basis, content)
+    return Fitted(predictor, measured, slides, basis, content, own)
 
 
 def _content(table: pa.Table, columns: Sequence[str]) -> npt.NDArray[np.uint64]:

@@ -54,6 +54,15 @@ class Resume:
         except (sqlite3.Error, pa.ArrowException, ValueError, KeyError, TypeError):
             return None
 
+    def has(self, path: Path) -> bool:
+        """True where `get` has something to give, whole or not."""
+        if self._store is None or (key := self._key(path)) is None:
+            return False
+        with suppress(sqlite3.Error):
+            found = self._store.execute("SELECT 1 FROM slides WHERE key = ?", key).fetchone()
+            return found is not None
+        return False
+
     def put(self, path: Path, part: Slides) -> None:
         """Keep what was read from a file of one slide; tables of many are quick to read again."""
         if self._store is None or len(part.ids) != 1 or (key := self._key(path)) is None:

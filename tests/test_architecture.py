@@ -20,7 +20,7 @@ LAYERS = (
     {"cli"},
     {"api", "demo", "doctor", "report"},
     {"query", "align", "export", "ingest", "stratify", "associate", "outcomes", "figures", "pages",
-     "overview", "synth", "history", "backup", "environment"},
+     "overview", "cluster", "synth", "history", "backup", "environment"},
     {"evaluate", "predict", "reference", "space", "index", "recipes", "genesets", "readers",
      "genes", "database", "resume", "rna", "metadata"},
     {"records", "vectors", "schema", "errors", "files", "barcodes", "encoders", "threads",
@@ -39,6 +39,7 @@ DOORS = {
     "torch": ("align",),
     "matplotlib": ("figures",),
     "obstore": ("database",),
+    "ray": ("cluster",),
 }
 
 

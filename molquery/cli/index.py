@@ -7,7 +7,14 @@ from pathlib import Path
 import click
 import pyarrow as pa
 
-from molquery.cli.options import device_option, open_database, open_engine, output_options
+from molquery.cli.options import (
+    device_option,
+    engine_option,
+    mapper_of,
+    open_database,
+    open_engine,
+    output_options,
+)
 from molquery.cli.render import emit, progress_bar, say
 from molquery.errors import IndexFileError
 
@@ -38,8 +45,9 @@ def index() -> None:
     help="Share of the true 10 nearest that it must find; 1 for exact answers.",
 )
 @device_option
+@engine_option
 @click.pass_context
-def build(ctx: click.Context, recipe: str, recall: float, device: str) -> None:
+def build(ctx: click.Context, recipe: str, recall: float, device: str, engine: str) -> None:
     """Build the index of slides and of profiles, and measure its recall on this archive.
 
     Where only new rows came since it was built, an index of inverted lists is extended.
@@ -48,13 +56,13 @@ def build(ctx: click.Context, recipe: str, recall: float, device: str) -> None:
 
     if recipe != "auto":
         chosen = load_recipe(recipe)
-    engine = open_engine(ctx)
     from molquery.query.indexes import build_indexes
 
-    with progress_bar() as tell:
+    with mapper_of(engine) as mapper, progress_bar() as tell:
         entries = build_indexes(
-            engine, "auto" if recipe == "auto" else chosen, tell, recall=recall, device=device
-        )
+            open_engine(ctx, mapper), "auto" if recipe == "auto" else chosen, tell,
+            recall=recall, device=device, mapper=mapper,
+        )  # fmt: skip
     for entry in entries:
         new = f", extended by {entry['extended_by']}" if entry.get("extended_by") else ""
         say(

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from molquery.cli.options import open_database
+from molquery.cli.options import engine_option, mapper_of, open_database
 from molquery.cli.render import notes_lines, progress_bar, say
 from molquery.errors import some
 
@@ -42,6 +42,7 @@ def ingest() -> None:
     help="features: interpretable measurements, where NaN means missing.",
 )
 @_SKIP
+@engine_option
 @click.pass_context
 def slides(
     ctx: click.Context,
@@ -51,6 +52,7 @@ def slides(
     encoder: str | None,
     kind: str | None,
     skip_invalid: bool,
+    engine: str,
 ) -> None:
     """Slide embeddings from files, directories, globs in quotes, or text files of paths.
 
@@ -62,7 +64,7 @@ def slides(
     from molquery import readers
     from molquery.ingest import ingest_slides
 
-    with progress_bar() as tell:
+    with mapper_of(engine) as mapper, progress_bar() as tell:
         report = ingest_slides(
             database,
             paths,
@@ -71,6 +73,7 @@ def slides(
             kind=kind,
             skip_invalid=skip_invalid,
             progress=tell,
+            mapper=mapper,
         )
     _print_report(report)
 

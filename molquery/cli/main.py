@@ -22,6 +22,7 @@ COMMANDS = {
     "ingest": ("ingest", "Take slides, profiles or metadata into the database."),
     "align": ("align", "Learn a shared space from the pairs of slide and profile."),
     "adapt": ("adapt", "Adapt the space to an unseen cohort with a few of its pairs."),
+    "project": ("project", "Compute the prediction weights of slides that have none yet."),
     "index": ("index", "Build, list or check FAISS indexes."),
     "search": ("search", "Rank slides by the predicted activity of a gene set."),
     "retrieve": ("retrieve", "Find the slides or profiles nearest to a slide or profile."),

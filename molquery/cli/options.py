@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -45,11 +46,29 @@ def open_database(ctx: click.Context) -> Any:
     return ctx.obj["database"]
 
 
-def open_engine(ctx: click.Context) -> Any:
-    """The database's query engine."""
+def open_engine(ctx: click.Context, mapper: Any = None) -> Any:
+    """The database's query engine; `mapper` is what `mapper_of` gives."""
     from molquery.query.engine import Engine
 
-    return Engine(open_database(ctx))
+    return Engine(open_database(ctx), mapper)
+
+
+def mapper_of(engine: str) -> AbstractContextManager[Any]:
+    """Who computes batches, for what --engine says; None: this process."""
+    if engine == "local":
+        return nullcontext()
+    from molquery.cluster import connected
+
+    return connected()
+
+
+engine_option = click.option(
+    "--engine",
+    type=click.Choice(["local", "ray"]),
+    default="local",
+    show_default=True,
+    help="Where batches are computed: here, or on the Ray cluster of RAY_ADDRESS.",
+)
 
 
 def table_file(_: click.Context, __: click.Parameter, path: Path | None) -> Path | None:

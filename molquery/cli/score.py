@@ -8,6 +8,8 @@ from typing import Any
 import click
 
 from molquery.cli.options import (
+    engine_option,
+    mapper_of,
     method_option,
     open_engine,
     registered_sets,
@@ -16,7 +18,10 @@ from molquery.cli.options import (
     where_option,
 )
 from molquery.cli.render import emit, emit_batches, emit_study, notes_lines, say
+from molquery.errors import InputError
 
+#: `molquery.query.batch.METHODS`, which is not loaded for --help.
+_STREAMED = ("blend", "soft-knn", "ridge")
 _TITLE = "H&E-predicted scores, for research use only"
 
 
@@ -33,6 +38,7 @@ _TITLE = "H&E-predicted scores, for research use only"
     help="Add SET_low and SET_high, the 90 % prediction interval, and each slide's domain.",
 )
 @click.option("--min-genes", type=click.IntRange(1), default=5, show_default=True)
+@engine_option
 @study_options
 @click.pass_context
 def score(
@@ -43,6 +49,7 @@ def score(
     scoring: str,
     intervals: bool,
     min_genes: int,
+    engine: str,
     study_id: str | None,
     cancer_type: str,
     format_: str | None,
@@ -59,31 +66,41 @@ def score(
 
     refuse_existing([output], overwrite=overwrite)
     signatures = read_sets(sets, registered_sets(ctx))
-    engine = open_engine(ctx)
-    from molquery.query import batch, cohort
-
-    streamed = (
-        format_ in (None, "parquet") and not intervals and method in batch.METHODS
-        and output is not None and (format_ or output.suffix) in ("parquet", ".parquet", ".pq")
-    )  # fmt: skip
     options: dict[str, Any] = {
         "where": where,
         "method": method,
         "scoring": scoring,
         "min_genes": min_genes,
     }
-    if format_ == "cbioportal":
-        emit_study(
-            engine, signatures, study_id=study_id, cancer_type=cancer_type, output=output,
-            overwrite=overwrite, caption=[_TITLE], **options,
-        )  # fmt: skip
-        return
+    streamed = (
+        format_ in (None, "parquet") and not intervals and method in _STREAMED
+        and output is not None and (format_ or output.suffix) in ("parquet", ".parquet", ".pq")
+    )  # fmt: skip
     scores: Any
     if streamed and output is not None:
-        scores = batch.score_batches(engine, signatures, **options)
-        emit_batches(scores, output, overwrite=overwrite)
+        with mapper_of(engine) as mapper:
+            opened = open_engine(ctx, mapper)
+            from molquery.query.batch import score_batches
+
+            scores = score_batches(opened, signatures, **options, mapper=mapper)
+            emit_batches(scores, output, overwrite=overwrite)
+    elif engine != "local":
+        raise InputError(
+            "a cluster scores batches of slides by stored weights, into a Parquet file",
+            found=f"--method {method}, --output {output}{', --intervals' * intervals}",
+            hint=f"--output scores.parquet, --method {'|'.join(_STREAMED)}, no --intervals",
+        )
+    elif format_ == "cbioportal":
+        emit_study(
+            open_engine(ctx), signatures, study_id=study_id, cancer_type=cancer_type,
+            output=output, overwrite=overwrite, caption=[_TITLE], **options,
+        )  # fmt: skip
+        return
     else:
-        scores = cohort.score(engine, signatures, intervals=intervals, **options)
+        opened = open_engine(ctx)
+        from molquery.query import cohort
+
+        scores = cohort.score(opened, signatures, intervals=intervals, **options)
         emit(
             scores.table, provenance=scores.provenance, format_=format_, output=output,
             overwrite=overwrite,

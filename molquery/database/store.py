@@ -77,6 +77,10 @@ class Database:
         """What users call it: its path, or its URI."""
         return self.remote.uri if self.remote else str(self.path)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """In another process: the same version of it; what was checked here is checked there."""
+        return _at, (self.name, self._pinned)
+
     @classmethod
     def create(cls, path: str | os.PathLike[str]) -> Database:
         """A new, empty database in a directory that does not exist yet or is empty, or at a URI.
@@ -875,6 +879,12 @@ def _remote(uri: object) -> Remote:
     from molquery.database.remote import Remote
 
     return Remote(str(uri))
+
+
+def _at(name: str, pinned: Manifest | None) -> Database:
+    database = Database.open(name)
+    database._pinned = pinned
+    return database
 
 
 def _now() -> str:

@@ -170,16 +170,30 @@ def make(factory: str, d: int) -> Any:
     return faiss.index_factory(d, factory, faiss.METRIC_INNER_PRODUCT)
 
 
-def fill(
-    handle: Any, sample: Matrix, batches: Sequence[tuple[int, int]], get: Callable[..., Matrix]
-) -> None:
-    """Train on a sample where the type needs it, then add `get(start, stop)` of every batch."""
+def train(handle: Any, sample: Matrix) -> None:
+    """Train an empty index on a sample, where its type needs it."""
     if not handle.is_trained:
         if hasattr(handle, "cp"):  # of the k-means behind inverted lists; 25 gain nothing
             handle.cp.niter = 10
         handle.train(sample)
-    for start, stop in batches:
-        handle.add(np.ascontiguousarray(get(start, stop), np.float32))
+
+
+def pack(handle: Any) -> bytes:
+    """An index as bytes, for another process."""
+    return bytes(faiss.serialize_index(handle))
+
+
+def unpack(blob: bytes) -> Any:
+    """The index of `pack`."""
+    return faiss.deserialize_index(np.frombuffer(blob, np.uint8))
+
+
+def merge(handle: Any, shard: Any, first: int) -> None:
+    """Move the rows of a shard with the same lists into an index; they are numbered from `first`.
+
+    FAISS moves codes from list to list and does not compute any anew.
+    """
+    handle.merge_from(shard, first)
 
 
 def write(handle: Any, path: Path) -> None:

@@ -15,7 +15,7 @@ reach as any other filter would leave there, and where that is too far, the answ
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -46,9 +46,11 @@ _SAMPLE = 16_384  # rows whose lists are known, to judge how a filter falls on t
 _GRAPH = 0.3
 _TRAIN_PER_LIST = 40
 _BATCH = 65_536
+SHARD = 1_048_576  # rows of an index that another process fills
 _QUERIES = {300: 100, 1000: 50}  # fewer than 200 by which recall is measured, at each depth
 
 Check = Callable[[Ints | None], None]
+Span = tuple[int, int]  # rows from the first to before the second
 
 
 @dataclass(frozen=True, slots=True)
@@ -294,6 +296,17 @@ def _tune(searcher: Searcher, truth: Vectors, start: int, most: int, recall: flo
     return at_10
 
 
+def fill(handle: Any, vectors: Vectors, span: Span, tell: Callable[[str, int, int], None]) -> None:
+    """Add rows from start to stop to a trained index, some at a time."""
+    for start in range(*span, _BATCH):
+        tell("adding rows", start, span[1])
+        rows = vectors[start : min(start + _BATCH, span[1])]
+        handle.add(np.ascontiguousarray(rows, np.float32))
+
+
+def _silent(stage: str, done: int, total: int) -> None: ...
+
+
 def assemble(
     recipe: Recipe,
     vectors: Vectors,
@@ -303,6 +316,7 @@ def assemble(
     devices: tuple[int, ...] = (),
     check: Check | None = None,
     progress: Callable[[str, int, int], None] | None = None,
+    shards: Callable[[bytes, Sequence[Span]], Iterator[bytes]] | None = None,
 ) -> tuple[Searcher, float]:
     """Build an index over stored vectors (n, d), in memory, and measure its recall at 10.
 
@@ -312,6 +326,8 @@ def assemble(
         recall: wanted, at every depth.
         truth: (n, d) float32 what recall is measured against; by default `vectors`.
         devices: GPUs to build and search on; none for the CPU.
+        shards: fills copies of a trained index of inverted lists with rows from start to stop, in
+            other processes; both are packed.
 
     Raises:
         IndexFileError: FAISS does not accept the recipe's factory string.
@@ -339,14 +355,17 @@ def assemble(
         handle = library.to_gpus(handle, devices, cuvs=recipe.cuvs)
     sample = np.ascontiguousarray(vectors[::step], np.float32)
 
-    def get(start: int, stop: int) -> Matrix:
-        if progress:
-            progress("adding rows", start, n)
-        return np.ascontiguousarray(vectors[start:stop], np.float32)
-
-    batches = [(start, min(start + _BATCH, n)) for start in range(0, n, _BATCH)]
+    tell = progress or _silent
     try:
-        library.fill(handle, sample, batches, get)
+        library.train(handle, sample)
+        if shards is not None and library.is_inverted(handle) and not devices:
+            spans = [(start, min(start + SHARD, n)) for start in range(0, n, SHARD)]
+            filled = shards(library.pack(handle), spans)
+            for (start, _), blob in zip(spans, filled, strict=True):
+                tell("adding rows", start, n)
+                library.merge(handle, library.unpack(blob), start)
+        else:
+            fill(handle, vectors, (0, n), tell)
     except RuntimeError as error:
         raise bad_factory(recipe, factory, library.reason(error)) from error
     if devices:

@@ -8,7 +8,7 @@ Where rows have only come since, it answers for those that it holds, and the oth
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,9 +23,18 @@ from molquery.database.drafts import Draft
 from molquery.database.mapped import Arrays
 from molquery.errors import DatabaseError, IndexFileError
 from molquery.index import library, scan
-from molquery.index.searcher import RECALL, Searcher, Settings, assemble, measured_recall
+from molquery.index.searcher import (
+    RECALL,
+    Searcher,
+    Settings,
+    Span,
+    assemble,
+    fill,
+    measured_recall,
+)
 from molquery.recipes import Recipe, load_recipe
 from molquery.schema import TableSpec
+from molquery.threads import Mapper
 from molquery.vectors import Bools, Ints, Matrix, Strings
 
 _VECTORS, _KEYS, _ENDS = "vectors", "keys", "ends"
@@ -135,10 +144,15 @@ def build(
     recall: float = RECALL,
     devices: tuple[int, ...] = (),
     progress: Progress | None = None,
+    mapper: Mapper | None = None,
 ) -> dict[str, Any]:
     """Build an index, or extend one that lacks nothing but rows that came since; its entry.
 
     Stored vectors that it needs, and that are not there or not current, are written first.
+
+    Args:
+        mapper: who fills inverted lists with rows, as shards that are merged; this process when
+            left out.
 
     Raises:
         IndexFileError: FAISS does not accept the recipe's factory string, or memory is too small.
@@ -169,8 +183,14 @@ def build(
         found = measured_recall(searcher, vectors)
     else:
         extended, factory = 0, recipe.factory_for(source.n, source.dim)
+        shards = None
+        if mapper is not None:
+
+            def shards(empty: bytes, spans: Sequence[Span]) -> Iterator[bytes]:
+                return mapper(Shard(database, at, empty), spans)
+
         searcher, found = assemble(
-            recipe, vectors, recall=recall, devices=devices, progress=progress
+            recipe, vectors, recall=recall, devices=devices, progress=progress, shards=shards
         )
     whole = {
         **_facts(database, source, recipe),
@@ -188,6 +208,27 @@ def build(
     return database.store_derived(
         "indexes", key, whole, f"{key}.faiss", lambda path: library.write(handle, path)
     )
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Fills a copy of a trained index with some rows, in another process, which reads them itself.
+
+    Attributes:
+        vectors: the key of the exact index that holds them; empty: the packed index.
+    """
+
+    database: Database
+    vectors: str
+    empty: bytes
+
+    def __call__(self, span: Span) -> bytes:
+        """The packed index of rows from start to stop."""
+        vectors, check = _vectors(self.database, self.vectors)
+        check(np.arange(*span))
+        handle = library.unpack(self.empty)
+        fill(handle, vectors, span, _silent)
+        return library.pack(handle)
 
 
 def _facts(database: Database, source: Source, recipe: Recipe) -> dict[str, Any]:

@@ -6,13 +6,15 @@ before the next is made. `cohort.score` gives the same numbers as one table.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from molquery.database import Database
 from molquery.errors import GeneSetError, some
 from molquery.evaluate.held_out import describe
 from molquery.genesets.match import MIN_FRACTION, MIN_GENES
@@ -21,6 +23,7 @@ from molquery.query.answer import FLOOR
 from molquery.query.engine import Engine
 from molquery.records import Provenance, Signature
 from molquery.reference import DEFAULT_SCORING
+from molquery.threads import Mapper, in_turn
 from molquery.vectors import Float, Ints, group_means
 
 #: Slides at a time: with 200 neighbours each about 50 MB of weights.
@@ -51,12 +54,14 @@ def score_batches(
     min_genes: int = MIN_GENES,
     min_fraction: float = MIN_FRACTION,
     size: int = BATCH,
+    mapper: Mapper | None = None,
 ) -> Batches:
     """The predicted score of every slide for every signature, as `cohort.score`, in batches.
 
     Args:
         method: one of `METHODS`.
         size: slides in a batch.
+        mapper: who computes the batches, as processes of their own; this one when left out.
 
     Raises:
         GeneSetError: no signature has enough genes, or two columns would have one name.
@@ -87,7 +92,7 @@ def score_batches(
 
     pairs = engine.pairs
     slides, place = np.unique(pairs.slide, return_inverse=True)
-    held = group_means(pairs.profile, _part(operator, scored.scores, slides, method)[place])[1]
+    held = group_means(pairs.profile, Predict(operator, scored.scores, method)(slides)[place])[1]
     quality = describe({PATIENT_SCHEME: np.asarray(held)}, pairs, scored.scores)
     held_out = {name: p.headline_r for name, p in zip(names, quality, strict=True)}
     weak = [name for name, r in held_out.items() if r is None or r < FLOOR]
@@ -112,7 +117,10 @@ def score_batches(
     notes += [*engine.unseen_note(allowed), *engine.domain_notes(allowed), *engine.notices]
 
     def batches() -> Iterator[pa.RecordBatch]:
-        for some_rows, predicted in predict_batches(operator, scored.scores, rows, method, size):
+        work: Predict | Remote = Predict(operator, scored.scores, method)
+        if mapper is not None:
+            work = Remote(engine.database, scored.scores, method)
+        for some_rows, predicted in predict_batches(work, rows, size, mapper or in_turn):
             text: list[Any] = [
                 engine.slide_ids[some_rows].tolist(),
                 engine.patients[some_rows].tolist(),
@@ -126,22 +134,52 @@ def score_batches(
 
 
 def predict_batches(
-    operator: Operator, scores: Float, rows: Ints, method: str = "blend", size: int = BATCH
+    work: Callable[[Ints], Float], rows: Ints, size: int = BATCH, mapper: Mapper = in_turn
 ) -> Iterator[tuple[Ints, Float]]:
     """Predicted scores of some slides, `size` at a time: their positions, and (n, S) float64.
 
     Args:
-        operator: its arrays may be memory-mapped: only the rows of a batch are read.
-        scores: (n_reference, S) of the signatures in the reference.
+        work: what predicts the scores of slides at some positions.
         rows: positions of the slides.
     """
-    for start in range(0, len(rows), size):
-        batch = rows[start : start + size]
-        yield batch, _part(operator, scores, batch, method)
+    batches = [rows[start : start + size] for start in range(0, len(rows), size)]
+    return zip(batches, mapper(work, batches), strict=True)
 
 
-def _part(operator: Operator, scores: Float, rows: Ints, method: str) -> Float:
-    if method == "blend":
-        return operator.apply(scores, rows)
-    part = operator.soft if method == "soft-knn" else operator.linear
-    return np.asarray(part(scores.astype(np.float32), rows), dtype=np.float64)
+@dataclass(frozen=True)
+class Predict:
+    """Scores (n, S) of slides at some positions.
+
+    Attributes:
+        operator: its arrays may be memory-mapped: only the rows of a batch are read.
+        scores: (n_reference, S) of the signatures in the reference.
+        method: one of `METHODS`.
+    """
+
+    operator: Operator
+    scores: Float
+    method: str = "blend"
+
+    def __call__(self, rows: Ints) -> Float:
+        """(n, S) float64 predicted scores of the slides at positions (n,)."""
+        if self.method == "blend":
+            return self.operator.apply(self.scores, rows)
+        part = self.operator.soft if self.method == "soft-knn" else self.operator.linear
+        return np.asarray(part(self.scores.astype(np.float32), rows), dtype=np.float64)
+
+
+@dataclass(frozen=True)
+class Remote:
+    """As `Predict`, for another process: it opens the stored weights of the database itself."""
+
+    database: Database
+    scores: Float
+    method: str
+
+    def __call__(self, rows: Ints) -> Float:
+        """(n, S) float64 predicted scores of the slides at positions (n,)."""
+        return self._predict(rows)
+
+    @cached_property
+    def _predict(self) -> Predict:
+        return Predict(Engine(self.database).operator, self.scores, self.method)

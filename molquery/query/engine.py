@@ -27,6 +27,7 @@ from molquery.records import Predictability, Provenance
 from molquery.reference import DEFAULT_SCORING, Reference
 from molquery.schema import PROFILES, SLIDES
 from molquery.space import DEFAULT_SPACE, need_space, not_aligned, space_facts
+from molquery.threads import Mapper
 from molquery.vectors import Bools, Float, Ints, Matrix, Strings, as_text
 
 if TYPE_CHECKING:
@@ -36,11 +37,14 @@ if TYPE_CHECKING:
 class Engine:
     """A snapshot of a database, ready to answer.
 
+    `mapper` computes prediction weights that are not stored yet, as in `Fitted.batches`.
+
     Raises:
         NotReadyError: slides, profiles or the space are missing; says what to run.
     """
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, mapper: Mapper | None = None) -> None:
+        self._mapper = mapper
         database = database.pinned()
         facts = space_facts(database)
         if facts is None:
@@ -124,7 +128,7 @@ class Engine:
         planned = prepared.plan(self.database, space, self.reference, self._pairs)
         found = None
         try:
-            prepared.store(self.database, self.space_id, planned)
+            prepared.store(self.database, self.space_id, planned, self._mapper)
             found = prepared.load(self.database, self.space_id)
             self.database.write_sidecar(SLIDES, self.slide_columns)
             self.database.write_sidecar(PROFILES, Reference.COLUMNS)

@@ -11,6 +11,7 @@ from molquery.errors import IndexFileError
 from molquery.query.engine import Engine
 from molquery.recipes import Recipe, load_recipe
 from molquery.schema import PROFILES, SLIDES
+from molquery.threads import Mapper
 
 AUTO = "auto"
 #: Recall at 10 that an index is built for where none is asked for.
@@ -54,6 +55,7 @@ def build_indexes(
     *,
     recall: float = RECALL,
     device: str = "auto",
+    mapper: Mapper | None = None,
 ) -> list[dict[str, Any]]:
     """Build a recipe's index for slides and for profiles; returns their manifest entries.
 
@@ -82,8 +84,9 @@ def build_indexes(
         if progress:
             progress(f"building {chosen.name} index of {spec.name}", 0, source.n)
         entry = index.build(
-            engine.database, source, chosen, recall=recall, devices=here, progress=progress
-        )
+            engine.database, source, chosen, recall=recall, devices=here, progress=progress,
+            mapper=mapper,
+        )  # fmt: skip
         if entry["recall_at_10"] < recall and not chosen.exact:
             told.append(
                 f"recall@10 is {entry['recall_at_10']:.3f}, not {recall}: as wide as this index "

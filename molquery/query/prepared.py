@@ -30,6 +30,7 @@ from molquery.records import Predictability
 from molquery.reference import Moments, Reference
 from molquery.schema import PROFILES, SLIDES
 from molquery.space import DEFAULT_SPACE, SharedSpace
+from molquery.threads import Mapper
 from molquery.vectors import Ints
 
 _SECTION = "predictions"
@@ -116,8 +117,10 @@ def plan(
     return Plan(fitted, reference.moments, spectrum)
 
 
-def store(database: Database, space_id: str, planned: Plan) -> None:
+def store(database: Database, space_id: str, planned: Plan, mapper: Mapper | None = None) -> None:
     """Write what was planned, and name it in the manifest with its state.
+
+    `mapper` is as in `Fitted.batches`.
 
     Raises:
         DatabaseError, OutputError: as `Database.store_derived`.
@@ -125,7 +128,7 @@ def store(database: Database, space_id: str, planned: Plan) -> None:
     entry = {"state": state(database, space_id), "basis": planned.fitted.basis}
     database.store_derived(
         _SECTION, DEFAULT_SPACE, entry, "predictions.safetensors",
-        lambda path: _write(path, database, planned),
+        lambda path: _write(path, database, planned, mapper),
     )  # fmt: skip
 
 
@@ -137,7 +140,7 @@ def aside(database: Database, planned: Plan) -> Prepared:
         return _read(path)
 
 
-def _write(path: Path, database: Database, planned: Plan) -> None:
+def _write(path: Path, database: Database, planned: Plan, mapper: Mapper | None = None) -> None:
     """Write the file, some slides at a time. Weights that it held before are copied."""
     fitted = planned.fitted
     n, predictor = len(fitted.slides.keys), fitted.predictor
@@ -169,7 +172,7 @@ def _write(path: Path, database: Database, planned: Plan) -> None:
             assert held is not None
             _put(draft, held.weights(positions), positions)
         new = np.flatnonzero(held.at < 0) if held else None
-        for part in fitted.batches(database, new):
+        for part in fitted.batches(database, new, mapper):
             _put(draft, part, part.rows)
 
 

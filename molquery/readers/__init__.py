@@ -16,7 +16,7 @@ from molquery.readers.registry import (
     read_source,
 )
 from molquery.readers.sources import Source
-from molquery.readers.streams import stream
+from molquery.readers.streams import Stream, stream
 from molquery.readers.tables import TABLE_READERS, read_table
 
 __all__ = [
@@ -28,6 +28,7 @@ __all__ = [
     "Reader",
     "Slides",
     "Source",
+    "Stream",
     "find_slides",
     "profile_files",
     "read_profiles",
