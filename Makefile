@@ -5,7 +5,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 DEMO   ?= demo
 
-.PHONY: demo test lint env cohort soak clean
+.PHONY: demo test lint env cohort bench bench-gpu soak clean
 
 env: $(VENV)/.installed
 
@@ -31,6 +31,19 @@ test: lint
 COHORT ?= ../shared/data/tcga_hif
 cohort: env
 	$(BIN)/python benchmarks/tcga_hif.py $(COHORT)
+
+# Speed, recall, memory and size beside other libraries; see benchmarks/README.md. What has been
+# measured is kept in build/bench: a second call measures only what is missing.
+#   make bench PARTS="exact filters" ROWS=100000
+PARTS ?=
+ROWS  ?= 100000 1000000
+bench: env
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[cpu,bench]'
+	$(BIN)/python -m benchmarks.scale $(PARTS) --rows $(ROWS) $(BENCH)
+
+# The same on a machine with a GPU, in an environment with the extra gpu or cuvs.
+bench-gpu:
+	$(BIN)/python benchmarks/gpu.py --output benchmarks/results/gpu.tsv $(BENCH)
 
 # Hundreds of killed commands, full disks (on a file system of its own: hence unshare), a crowd on
 # one database, thousands of hostile inputs, a thousand changed bytes: an hour.

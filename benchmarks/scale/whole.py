@@ -1,0 +1,294 @@
+"""Whole commands: ingest, a first answer from the shell, and a gene set over every slide.
+
+A result is a list of lines: a name, and a time (`median_ms`) or a rate (`per_s`).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.scale import machine
+from benchmarks.scale.archive import Archive, archive
+from benchmarks.scale.measure import Result, Task, folder_of, method
+
+PROFILES, GENES = 2_000, 2_000  # of the paired reference
+NEIGHBOURS, SETS = 200, 50
+_ASKED = "HALLMARK_HYPOXIA"
+_RIVALS = ("FAISS IVF-RaBitQ, refined", "LanceDB IVF_PQ", "LanceDB, no index")
+
+
+def ingest(task: Task) -> Result:
+    """`molquery ingest slides` of a Parquet file beside a plain file and a Lance table."""
+    from benchmarks.scale.methods import write_lance
+
+    held = _archive(task)
+    source = _slides_file(held)
+    vectors = held.matrix()
+    raw, lance, ours, peaks = [], [], [], []
+    database = held.folder / "archive.mq"
+    for _ in range(2):
+        with tempfile.TemporaryDirectory(dir=held.folder) as scratch:
+            raw.append(machine.raw_write(Path(scratch), vectors))
+            seconds = machine.timed(lambda to=Path(scratch): write_lance(held, to))  # type: ignore[misc]
+            lance.append(vectors.nbytes / 1e9 / seconds)
+        shutil.rmtree(database, ignore_errors=True)
+        _molquery(database, "init")
+        os.sync()
+        start = time.perf_counter()
+        spent = _molquery(database, "ingest", "slides", str(source), "--encoder", "made-up")
+        peaks.append(spent.peak)
+        os.sync()
+        ours.append(vectors.nbytes / 1e9 / (time.perf_counter() - start))
+    rates = {"raw": np.median(raw), "Lance": np.median(lance), "molquery": np.median(ours)}
+    return {
+        "lines": [
+            {"method": "plain file, flushed", "per_s": rates["raw"], "setting": "GB/s"},
+            {"method": "Lance table", "per_s": rates["Lance"], "setting": "GB/s"},
+            {"method": "molquery ingest slides", "per_s": rates["molquery"], "setting": "GB/s",
+             "peak_mb": max(peaks)},
+            {"method": "share of the plain file", "per_s": rates["molquery"] / rates["raw"]},
+        ]
+    }  # fmt: skip
+
+
+def start(task: Task) -> Result:
+    """Commands in new processes on a database of that many slides, and a first query in Python."""
+    held = _archive(task)
+    database = _aligned(held)
+    slide = _slide_id(held.rows // 2)
+    commands: dict[str, Sequence[str]] = {
+        "molquery search --geneset": ("search", "--geneset", _ASKED, "-k", "10"),
+        "molquery search --geneset --index": ("search", "--geneset", _ASKED, "-k", "10", "--index"),
+        "molquery retrieve ID --to slides": ("retrieve", slide, "--to", "slides", "-k", "10"),
+        "molquery info": ("info",),
+    }
+    times: dict[str, list[float]] = {}
+    used: dict[str, list[Used]] = {}
+    for turn in range(6):  # the first one warms the disk
+        for name, command in commands.items():
+            begun = time.perf_counter()
+            used.setdefault(name, []).append(_molquery(database, *command))
+            times.setdefault(name, []).append(1000 * (time.perf_counter() - begun))
+        for name, call in (
+            ("Python: open and first search", f"search({_ASKED!r}, k=10)"),
+            ("Python: open and first retrieve", f"retrieve({slide!r}, to='slides', k=10)"),
+        ):
+            wall, cpu, peak = map(
+                float, _python(_FIRST.format(path=str(database), call=call)).split()
+            )
+            times.setdefault(name, []).append(wall)
+            used.setdefault(name, []).append(Used(cpu, peak))
+        for name in _RIVALS:
+            once = {**task, "measure": "once", "method": name}
+            if (folder_of(method(name), once) / "built.json").is_file():
+                begun = time.perf_counter()
+                _python(_ONCE.format(task=json.dumps(once)))
+                times.setdefault(f"one query: {name}", []).append(
+                    1000 * (time.perf_counter() - begun)
+                )
+        if turn == 0:
+            times.clear()
+            used.clear()
+    return {
+        "lines": [
+            {"method": name, "median_ms": float(np.median(t)), "p99_ms": max(t),
+             "quiet_ms": min(t), "queries": len(t)}
+            | ({"cpu_ms": float(np.median([u.cpu for u in used[name]])),
+                "peak_mb": max(u.peak for u in used[name])} if name in used else {})
+            for name, t in times.items()
+        ]
+    }  # fmt: skip
+
+
+_FIRST = """
+import time
+import molquery
+from benchmarks.scale.machine import peak_mb
+start, used = time.perf_counter(), time.process_time()
+molquery.open({path!r}).{call}
+print(1000 * (time.perf_counter() - start), 1000 * (time.process_time() - used), peak_mb())
+"""
+_ONCE = """
+from benchmarks.scale.measure import opened
+held, of, find, _ = opened({task})
+find(held.queries[:1], 10, of.settings[-1], None)
+"""
+
+
+def scoring(task: Task) -> Result:
+    """One gene set, and many, over every slide: the operator's product beside the memory."""
+    from molquery.predict import COMPONENTS, SOFT_SHARE, Operator
+
+    n = task["rows"]
+    rng = np.random.default_rng(0)
+    weights = rng.random((n, NEIGHBOURS), dtype=np.float32)
+    operator = Operator(
+        rows=np.arange(n),
+        neighbours=rng.integers(0, PROFILES, (n, NEIGHBOURS), dtype=np.int32),
+        weights=weights,
+        soft_share=np.full(n, SOFT_SHARE, np.float32),
+        model=np.full(n, -1),
+        components=rng.standard_normal((n, COMPONENTS + 1), dtype=np.float32),
+        group=np.zeros(n, np.int64),
+        solvers=rng.standard_normal((1, COMPONENTS + 1, PROFILES), dtype=np.float32),
+        distance=np.empty((0, 2), np.float32),
+    )
+    scores = rng.standard_normal((PROFILES, SETS))
+    one, many, limit = [], [], []
+    for _ in range(3):
+        limit += machine.read_bandwidth(weights, rounds=2)
+        one.append(1000 * machine.timed(lambda: operator.apply(scores[:, :1])))
+        many.append(1000 * machine.timed(lambda: operator.apply(scores)))
+    read = (operator.neighbours.nbytes + weights.nbytes + operator.components.nbytes) / 1e9
+    bandwidth = float(np.median(limit))
+    return {
+        "lines": [
+            _line("one gene set", one, machine.peak_mb()),
+            _line(f"{SETS} gene sets", many, machine.peak_mb()),
+            {"method": f"limit: {read:.2f} GB read once", "median_ms": 1000 * read / bandwidth},
+            {"method": "share of read bandwidth, one set",
+             "per_s": read / (np.median(one) / 1000) / bandwidth},
+            {"method": f"ratio of {SETS} sets to one", "per_s": np.median(many) / np.median(one)},
+        ]
+    }  # fmt: skip
+
+
+def _line(name: str, times: list[float], peak: float) -> Result:
+    return {
+        "method": name, "median_ms": float(np.median(times)), "quiet_ms": min(times),
+        "queries": len(times), "peak_mb": peak,
+    }  # fmt: skip
+
+
+MEASURES: dict[str, Callable[[Task], Result]] = {f.__name__: f for f in (ingest, start, scoring)}
+
+
+# A database to ask.
+
+
+def _archive(task: Task) -> Archive:
+    return archive(Path(task["work"]), task["kind"], task["rows"])
+
+
+def _slide_id(row: int) -> str:
+    return f"S{row:08d}"
+
+
+def _slides_file(held: Archive) -> Path:
+    """The archive as a Parquet file of slides: ids, patients, cohorts and embeddings."""
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    path = held.folder / "slides.parquet"
+    if path.is_file():
+        return path
+    dim = held.vectors.shape[1]
+    names = ("slide_id", "patient_id", "cohort", "embedding")
+    kinds = [pa.string(), pa.string(), pa.string(), pa.list_(pa.float32(), dim)]
+    schema = pa.schema(list(zip(names, kinds, strict=True)))
+    cohorts = held.cohorts
+    with parquet.ParquetWriter(
+        path.with_suffix(".part"), schema, compression="none", use_dictionary=False
+    ) as writer:
+        for begin in range(0, held.rows, 20_000):
+            rows = range(begin, min(begin + 20_000, held.rows))
+            block = pa.array(np.asarray(held.vectors[begin : rows.stop]).reshape(-1))
+            columns = [
+                pa.array([_slide_id(i) for i in rows]),
+                pa.array([f"P{i:08d}" for i in rows]),
+                pa.array([f"C{c:02d}" for c in cohorts[begin : rows.stop]]),
+                pa.FixedSizeListArray.from_arrays(block, dim),
+            ]
+            writer.write_table(pa.Table.from_arrays(columns, schema=schema))
+    os.replace(path.with_suffix(".part"), path)
+    return path
+
+
+def _aligned(held: Archive) -> Path:
+    """A database of the archive with paired expression, aligned, indexed and asked once."""
+    database = held.folder / "archive.mq"
+    done = held.folder / "archive-ready.json"
+    if done.is_file() and database.is_dir():
+        return database
+    if not database.is_dir():
+        _molquery(database, "init")
+        _molquery(database, "ingest", "slides", str(_slides_file(held)), "--encoder", "made-up")
+    seconds = {}
+    for command in (
+        ("ingest", "profiles", str(_profiles_file(held)), "--scale", "log2"),
+        ("align", "--method", "cca"),
+        ("index", "build", "--recipe", "auto"),
+        ("search", "--geneset", _ASKED, "-k", "10"),
+    ):
+        begun = time.perf_counter()
+        _molquery(database, *command)
+        seconds[" ".join(command[:2])] = time.perf_counter() - begun
+    done.write_text(json.dumps(seconds), "utf-8")
+    return database
+
+
+def _profiles_file(held: Archive) -> Path:
+    """Expression of the first patients, a noisy linear function of their embeddings."""
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    from molquery.genesets import collections
+
+    genes = sorted({g for s in collections.hallmark() for g in s.genes})[:GENES]
+    rng = np.random.default_rng(1)
+    n = min(PROFILES, held.rows // 2)
+    x = np.asarray(held.vectors[:n])
+    signal = x @ rng.standard_normal((x.shape[1], len(genes)), dtype=np.float32)
+    values = 8 + signal + 0.5 * rng.standard_normal(signal.shape, dtype=np.float32)
+    table = {"patient_id": [f"P{i:08d}" for i in range(n)]}
+    table |= {g: values[:, j] for j, g in enumerate(genes)}
+    path = held.folder / "profiles.parquet"
+    parquet.write_table(pa.table(table), path)
+    return path
+
+
+@dataclass(frozen=True, slots=True)
+class Used:
+    """What a command has used: processor time in ms, peak memory in MB."""
+
+    cpu: float
+    peak: float
+
+
+def _molquery(database: Path, *command: str) -> Used:
+    """Run a command of molquery in a new process.
+
+    Raises:
+        RuntimeError: it failed; holds the end of what it said.
+    """
+    program = Path(sys.executable).with_name("molquery")
+    with tempfile.TemporaryFile() as said:
+        process = subprocess.Popen(
+            [str(program), "--db", str(database), *command],
+            stdout=subprocess.DEVNULL, stderr=said,
+        )  # fmt: skip
+        _, status, used = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        if process.returncode:
+            said.seek(0)
+            last = said.read().decode(errors="replace").strip()[-300:]
+            raise RuntimeError(f"molquery {' '.join(command)}: {last}")
+    return Used(1000 * (used.ru_utime + used.ru_stime), used.ru_maxrss / 1024)
+
+
+def _python(code: str) -> str:
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(done.stderr.strip()[-300:])
+    return done.stdout.strip() or "0"
