@@ -64,13 +64,17 @@ def searchers() -> dict[str, tuple[index.Searcher, float]]:
 
 
 def source_of(database: Database, vectors: Matrix, names: list[str] | None = None) -> index.Source:
-    """Points in the place of the slides of a database; where they are more, they came since."""
-    built, known = Database.vectors_version(database, SLIDES), database.__dict__.get("points", 0)
-    database.points = len(vectors)
+    """Points in the place of the slides of a database, of which they are another state each time.
+
+    Whatever was built for a state before was built for rows that have only been added to.
+    """
+    states = database.__dict__.setdefault("states", [])
+    if not states or states[-1] != len(vectors):
+        states.append(len(vectors))
+    now = len(states)
     database.count = lambda spec, where=None: len(vectors)
-    if known and len(vectors) != known:
-        database.vectors_version = lambda spec: built + 1
-        database.grown_from = lambda spec: [built]
+    database.vectors_version = lambda spec: now
+    database.grown_from = lambda spec: list(range(now))
     entry = database.manifest()["spaces"][DEFAULT_SPACE]
     keys = np.array(names or [f"S{i:06d}" for i in range(len(vectors))])
     space = {"name": DEFAULT_SPACE, "space_id": entry["space_id"]}
