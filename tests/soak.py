@@ -476,7 +476,7 @@ def small_disk(scratch: Path, megabytes: int = 64) -> Iterator[Path]:
     try:
         yield place
     finally:
-        subprocess.run(["umount", "--lazy", str(place)], check=True)  # files may be mapped still
+        subprocess.run(["umount", "--lazy", str(place)], check=True)
 
 
 # Several at once ---------------------------------------------------------------------------------

@@ -64,7 +64,7 @@ def ingest(database):
 
 commands = {
     "ingest": ingest,
-    "index": lambda database: build_indexes(Engine(database), load_recipe("flat")),
+    "index": lambda database: build_indexes(Engine(database), load_recipe("flat16")),
     "restore": lambda database: history.restore(database, 2),
     "compact": lambda database: history.compact(database, keep=1),
     "tag": lambda database: history.tag(database, "x"),
