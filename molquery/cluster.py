@@ -14,6 +14,7 @@ from __future__ import annotations
 import logging
 import os
 import pickle
+import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -27,6 +28,7 @@ Result = TypeVar("Result")
 #: Processors that a cluster on this machine is told it has, at least: with as many tasks as
 #: processors Ray Data has none left for what hands the results over, and waits for ever.
 _LEAST_PROCESSORS = 4
+_PATIENCE = 10.0  # seconds
 
 
 @contextmanager
@@ -40,7 +42,9 @@ def connected() -> Iterator[Mapper]:
         import ray
     except ImportError as error:
         raise InputError("Ray is not installed", hint="pip install 'molquery[ray]'") from error
-    address = os.environ.get("RAY_ADDRESS")
+    address = os.environ.get("RAY_ADDRESS", "")
+    _answers(address)
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
     own: dict[str, Any] = {}
     if not address:
         count = max(_LEAST_PROCESSORS, 2 * (os.cpu_count() or 1))
@@ -48,15 +52,29 @@ def connected() -> Iterator[Mapper]:
     try:
         ray.init(log_to_driver=False, logging_level=logging.ERROR, **own)
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
-        raise InputError(
-            f"no Ray cluster answers at {address}" if address else "Ray cannot be started here",
-            found=str(error).splitlines()[0][:200],
-            hint="ray status says which cluster runs; unset RAY_ADDRESS to start one here",
-        ) from error
+        raise _no_cluster(address, error) from error
     try:
         yield _map
     finally:
         ray.shutdown()
+
+
+def _answers(address: str) -> None:
+    """Check that somebody listens at an address, where it is one: Ray itself would try for long."""
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    if host and port.isdigit():
+        try:
+            socket.create_connection((host, int(port)), timeout=_PATIENCE).close()
+        except OSError as error:
+            raise _no_cluster(address, error) from error
+
+
+def _no_cluster(address: str, error: Exception) -> InputError:
+    return InputError(
+        f"no Ray cluster answers at {address}" if address else "Ray cannot be started here",
+        found=(str(error).splitlines() or [""])[0][:200],
+        hint="ray status says which cluster runs; unset RAY_ADDRESS to start one here",
+    )
 
 
 def _map(function: Callable[[Item], Result], items: Sequence[Item], /) -> Iterator[Result]:

@@ -135,9 +135,10 @@ def test_an_index_is_merged_from_shards(
 
 def test_a_cluster_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ray.init", _no_answer)
-    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
-    with pytest.raises(InputError, match=r"no Ray cluster answers at 127\.0\.0\.1:1"):
-        cluster.connected().__enter__()
+    for address in ("ray://127.0.0.1:1", "auto"):
+        monkeypatch.setenv("RAY_ADDRESS", address)
+        with pytest.raises(InputError, match=f"no Ray cluster answers at {address}"):
+            cluster.connected().__enter__()
 
 
 def _no_answer(**_: object) -> None:
