@@ -85,8 +85,8 @@ class Curve:
             on which every point is measured. The pairs added are of the other half.
         points: by number of pairs; full: trained with four fifths of all patients of the cohort,
             every patient predicted by a model that has not seen them.
-        reached: the least number of pairs measured whose `within_r` is at least `share` of that
-            of `full`; None when none of them is.
+        reached: the least number of pairs measured from which on `within_r` is at least `share` of
+            that of `full`; None when it is not even with the most pairs.
     """
 
     rule: str
@@ -240,11 +240,16 @@ def adaptation_curve(
 
 
 def _reached(points: Sequence[CurvePoint], full: float | None) -> int | None:
-    """The first number of pairs with `SHARE` of the correlation with all of them."""
+    """The first number of pairs that has, as all larger ones have, `SHARE` of the correlation with
+    all pairs: a few pairs can do worse than none, so the first to have it may be there by luck."""
     if full is None or full <= 0:
         return None
-    good = [p.pairs for p in points if p.within_r is not None and p.within_r >= SHARE * full]
-    return good[0] if good else None
+    reached = None
+    for p in reversed(points):
+        if p.within_r is None or p.within_r < SHARE * full:
+            break
+        reached = p.pairs
+    return reached
 
 
 def _held_out(
