@@ -476,7 +476,7 @@ def small_disk(scratch: Path, megabytes: int = 64) -> Iterator[Path]:
     try:
         yield place
     finally:
-        subprocess.run(["umount", str(place)], check=True)
+        subprocess.run(["umount", "--lazy", str(place)], check=True)
 
 
 # Several at once ---------------------------------------------------------------------------------

@@ -45,14 +45,14 @@ import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[3])
 import soak
-from molquery import history
+from molquery import history, index
 from molquery.database import Database
 from molquery.errors import MolqueryError
 from molquery.ingest import ingest_slides
 from molquery.query.engine import Engine
-from molquery.query.indexes import build_indexes
 from molquery.readers import Options
 from molquery.recipes import load_recipe
+from molquery.schema import SLIDES
 
 def held(path):
     # Lance's hint at the newest version may be of one that has gone; it looks for itself then.
@@ -64,7 +64,9 @@ def ingest(database):
 
 commands = {
     "ingest": ingest,
-    "index": lambda database: build_indexes(Engine(database), load_recipe("flat")),
+    "index": lambda database: index.build(
+        database, Engine(database).source(SLIDES), load_recipe("flat16")
+    ),
     "restore": lambda database: history.restore(database, 2),
     "compact": lambda database: history.compact(database, keep=1),
     "tag": lambda database: history.tag(database, "x"),
