@@ -1,9 +1,8 @@
 """Adapting a space to a cohort that it has not seen, with a few pairs of that cohort.
 
 The pairs join all others and the space is learned anew: everything is closed form, so that takes no
-longer than `align`. On a real cohort it predicted better than keeping the heads and adding the
-pairs to the reference and the ridge alone, or than aligning means and covariances of the slides
-(docs/decisions/0004-what-the-features-hold.md).
+longer than `align`. What it gave on a real cohort, by the number of pairs, is in
+docs/decisions/0004-what-the-features-hold.md.
 """
 
 from __future__ import annotations
@@ -85,8 +84,8 @@ class Curve:
             on which every point is measured. The pairs added are of the other half.
         points: by number of pairs; full: trained with four fifths of all patients of the cohort,
             every patient predicted by a model that has not seen them.
-        reached: the least number of pairs measured whose `within_r` is at least `share` of that
-            of `full`; None when none of them is.
+        reached: the least number of pairs measured from which on `within_r` is at least `share` of
+            that of `full`; None when it is not even with the most pairs.
     """
 
     rule: str
@@ -240,11 +239,16 @@ def adaptation_curve(
 
 
 def _reached(points: Sequence[CurvePoint], full: float | None) -> int | None:
-    """The first number of pairs with `SHARE` of the correlation with all of them."""
+    """The first number of pairs that has, as all larger ones have, `SHARE` of the correlation with
+    all pairs: a few pairs can do worse than none, so the first to have it may be there by luck."""
     if full is None or full <= 0:
         return None
-    good = [p.pairs for p in points if p.within_r is not None and p.within_r >= SHARE * full]
-    return good[0] if good else None
+    reached = None
+    for p in reversed(points):
+        if p.within_r is None or p.within_r < SHARE * full:
+            break
+        reached = p.pairs
+    return reached
 
 
 def _held_out(

@@ -226,10 +226,7 @@ def forest(
         ax.set_xlim(1 / span, span)
         ax.set_xticks(marks, [f"{m:g}" for m in marks])
         ax.minorticks_off()
-    for ax in axes.flat[len(panels) :]:
-        ax.set_visible(False)
-    for ax in axes[-1]:
-        ax.set_xlabel(label, fontsize=_SMALL)
+    _lowest(axes, len(panels), label)
     return figure
 
 
@@ -276,10 +273,7 @@ def adaptation(
         ax.set_ylim(bottom=0)
         ax.set_title(title, fontsize=_NORMAL, loc="left")
         _plain(ax, "y")
-    for ax in axes.flat[len(panels) :]:
-        ax.set_visible(False)
-    for ax in axes[-1]:
-        ax.set_xlabel("pairs of the cohort", fontsize=_SMALL)
+    _lowest(axes, len(panels), "pairs of the cohort")
     for ax in axes[:, 0]:
         ax.set_ylabel("median r in the cohort", fontsize=_SMALL)
     return figure
@@ -318,6 +312,15 @@ def _legend(figure: Any, entries: Sequence[tuple[str, str, str, bool]]) -> None:
         handles=handles, loc="outside upper left", ncols=len(handles), frameon=False,
         fontsize=_SMALL,
     )  # fmt: skip
+
+
+def _lowest(axes: Any, shown: int, label: str) -> None:
+    """Hide the axes after the first `shown`; label the lowest that is left of every column."""
+    for i, ax in enumerate(axes.flat):
+        ax.set_visible(i < shown)
+        if i < shown <= i + axes.shape[1]:
+            ax.tick_params(axis="x", labelbottom=True)
+            ax.set_xlabel(label, fontsize=_SMALL)
 
 
 def _plain(ax: Any, grid: str) -> None:

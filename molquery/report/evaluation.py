@@ -34,6 +34,7 @@ from molquery.report.findings import (
     interval,
     is_clear,
     labels_sentence,
+    new_cohort,
     survival_sentence,
 )
 
@@ -429,8 +430,8 @@ def _adaptation(out: Page, found: Evaluation) -> None:
     )
     out.figure(
         style.svg(figures.adaptation([
-            (_figure_text(c.rule), [(str(p.pairs), p.within_r, p.within_r_sd) for p in c.points],
-             c.full.within_r)
+            (_figure_text(new_cohort(c)),
+             [(str(p.pairs), p.within_r, p.within_r_sd) for p in c.points], c.full.within_r)
             for c in found.adaptation
         ], SHARE)),
         "Correlation of predicted with measured in the cohort, median over gene sets: mean over "
@@ -442,7 +443,7 @@ def _adaptation(out: Page, found: Evaluation) -> None:
         ["cohort left out", "figure", *(f"{n} pairs" for n in names), "all pairs",
          f"pairs to {100 * SHARE:.0f} % of r"],
         [
-            [c.rule if figure == "within_r" else "", text,
+            [new_cohort(c) if figure == "within_r" else "", text,
              *(_two(getattr({p.pairs: p for p in c.points}.get(n), figure, None)) for n in names),
              _two(getattr(c.full, figure)),
              ("more" if c.reached is None else str(c.reached)) if figure == "within_r" else ""]
@@ -492,10 +493,11 @@ def _tables(out: Page, found: Evaluation) -> None:
         )  # fmt: skip
     for s in found.validation.survival:
         out.table(
-            ["signature", "cohort", "test", "patients", "events", "effect", "estimate", "p", "q",
-             "note"],
+            ["signature", "cohort", "test", "patients", "events", "compared", "hazard ratio", "p",
+             "q", "note"],
             [[short(r.signature), everyone(r.test.cohort), r.test.test,
-              sum(r.test.n.values()), sum(r.test.events.values()), r.test.effect, _effect(r.test),
+              sum(r.test.n.values()), sum(r.test.events.values()),
+              (r.test.effect or "").removeprefix("hazard ratio, "), _effect(r.test),
               r.test.p, r.test.q, r.test.note] for r in s.rows],
             caption=f"Survival ({s.event} over {s.time}) by tertile of the predicted score, cut "
             "within every cohort",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from molquery.align.adapt import SHARE
+from molquery.align.adapt import SHARE, Curve
 from molquery.associate import Association
 from molquery.evaluate.resample import Estimate
 from molquery.figures.evaluation import short
@@ -17,6 +17,7 @@ from molquery.query.validation import (
     LabelsResult,
     SurvivalResult,
 )
+from molquery.schema import COHORT
 
 #: q under which a difference is called one.
 SIGNIFICANT = 0.05
@@ -143,11 +144,16 @@ def _left_out_findings(found: Evaluation) -> list[str]:
     ]
 
 
+def new_cohort(curve: Curve) -> str:
+    """Whose patients a curve is about: the cohort, or the rule where it is not one cohort."""
+    return curve.rule.removeprefix(f"{COHORT}=")
+
+
 def _adaptation_findings(found: Evaluation) -> list[str]:
     if not found.adaptation:
         return []
     told = [
-        f"{c.rule} {f'more than {c.points[-1].pairs}' if c.reached is None else c.reached}"
+        f"{new_cohort(c)} {f'more than {c.points[-1].pairs}' if c.reached is None else c.reached}"
         for c in found.adaptation
     ]
     return [
