@@ -18,7 +18,7 @@ from typing import Any
 from molquery.errors import IndexFileError
 
 METRIC = "inner product"
-_ROWS_PER_LIST = 39  # fewer training rows per centroid and FAISS's k-means warns of a poor fit
+ROWS_PER_LIST = 39  # fewer training rows per centroid and FAISS's k-means warns of a poor fit
 _EXAMPLE = 'name = "mine", factory = "IVF{nlist},Flat" and [search] probes = 64'
 _FACTORIES = '"Flat", "IVF{nlist},Flat", "IVF{nlist},RaBitQ", "IVF{nlist},PQ{m}", "HNSW32,SQfp16"'
 _TABLES = {"search": ("probes", "breadth", "refine"), "memory": ("row", "value")}
@@ -64,7 +64,7 @@ class Recipe:
 
     def n_lists(self, rows: int) -> int:
         """Inverted lists for `rows` vectors: 4 sqrt(rows), bounded by what k-means can train."""
-        return max(1, min(round(4 * math.sqrt(rows)), rows // _ROWS_PER_LIST))
+        return max(1, min(round(4 * math.sqrt(rows)), rows // ROWS_PER_LIST))
 
     def stored_bytes(self, rows: int, dim: int) -> int:
         """Bytes of the stored vectors, which are mapped and need not fit in memory."""

@@ -30,6 +30,8 @@ faiss.cvar.distance_compute_blas_threshold = 2000
 
 #: From this many queries on products go through BLAS and all processors.
 MANY = 4
+_GATHERED = 1024  # float16 rows picked out at a time: what the caches of a processor hold
+_FEW = 20_000  # rows to train on, up to which threads would wait more than they compute
 #: The most neighbours that the classic GPU indexes can return.
 GPU_MOST = 2048
 
@@ -87,38 +89,47 @@ def scores(vectors: Vectors, query: Matrix) -> Matrix:
         )
 
     def half(start: int, stop: int) -> None:
-        scanner, ids = _scanner(d, q), np.arange(stop - start)
-        found = faiss.RangeSearchResult(1)
-        partial = faiss.RangeSearchPartialResult(found)
-        codes = faiss.swig_ptr(vectors[start:stop].view(np.uint8))
-        least = float(np.finfo(np.float32).min)
-        result = partial.new_result(0)
-        scanner.scan_codes_range(stop - start, codes, faiss.swig_ptr(ids), least, result)
-        partial.finalize()
-        at = faiss.rev_swig_ptr(found.labels, stop - start)
-        out[start + at] = faiss.rev_swig_ptr(found.distances, stop - start)
+        _half_scores(vectors[start:stop], q, out[start:stop])
 
     if n:
         in_parts(n, half if vectors.dtype == np.float16 else plain)
     return out
 
 
+def _half_scores(vectors: Vectors, query: Matrix, out: Matrix) -> None:
+    """Inner products of float16 rows (n, d) with a query (d,), written to `out` (n,)."""
+    n, d = vectors.shape
+    scanner, ids = _scanner(d, query), np.arange(n)
+    found = faiss.RangeSearchResult(1)
+    partial = faiss.RangeSearchPartialResult(found)
+    codes = faiss.swig_ptr(vectors.view(np.uint8))
+    least = float(np.finfo(np.float32).min)
+    result = partial.new_result(0)
+    scanner.scan_codes_range(n, codes, faiss.swig_ptr(ids), least, result)
+    partial.finalize()
+    at = faiss.rev_swig_ptr(found.labels, n)
+    out[at] = faiss.rev_swig_ptr(found.distances, n)
+
+
 def scores_of(vectors: Vectors, query: Matrix, rows: Ints) -> Matrix:
-    """(n_rows,) float32 inner products of some rows with a query (d,), without copying them."""
+    """(n_rows,) float32 inner products of some rows with a query (d,), never copying all."""
     out = np.empty(len(rows), np.float32)
     q = np.ascontiguousarray(query, np.float32)
-    if vectors.dtype == np.float16:
-        return scores(np.asarray(vectors[rows], dtype=np.float32), q)
+    rows = np.ascontiguousarray(rows, np.int64)
 
-    def part(start: int, stop: int) -> None:
+    def plain(start: int, stop: int) -> None:
         faiss.fvec_inner_products_by_idx(
             faiss.swig_ptr(out[start:stop]), faiss.swig_ptr(q), faiss.swig_ptr(vectors),
             faiss.swig_ptr(rows[start:stop]), vectors.shape[1], 1, stop - start,
         )  # fmt: skip
 
-    rows = np.ascontiguousarray(rows, np.int64)
+    def half(start: int, stop: int) -> None:
+        for first in range(start, stop, _GATHERED):
+            some = rows[first : min(first + _GATHERED, stop)]
+            _half_scores(vectors.take(some, axis=0), q, out[first : first + len(some)])
+
     if len(rows):
-        in_parts(len(rows), part, least=4096)
+        in_parts(len(rows), half if vectors.dtype == np.float16 else plain, least=4096)
     return out
 
 
@@ -175,7 +186,8 @@ def train(handle: Any, sample: Matrix) -> None:
     if not handle.is_trained:
         if hasattr(handle, "cp"):  # of the k-means behind inverted lists; 25 gain nothing
             handle.cp.niter = 10
-        handle.train(sample)
+        with one_thread(len(sample) <= _FEW):  # k-means of few rows is all starts and waits
+            handle.train(sample)
 
 
 def pack(handle: Any) -> bytes:

@@ -24,7 +24,7 @@ import numpy as np
 
 from molquery.index import library, scan
 from molquery.index.library import Vectors
-from molquery.recipes import Recipe, bad_factory
+from molquery.recipes import ROWS_PER_LIST, Recipe, bad_factory
 from molquery.vectors import Bools, Ints, Matrix
 
 #: Bytes a second, for the plan alone: rows one after the other, and rows picked out.
@@ -47,7 +47,8 @@ _GRAPH = 0.3
 _TRAIN_PER_LIST = 40
 _BATCH = 65_536
 SHARD = 1_048_576  # rows of an index that another process fills
-_QUERIES = {300: 100, 1000: 50}  # fewer than 200 by which recall is measured, at each depth
+#: Queries by which recall is measured, at each depth; 200 where it is not said.
+_QUERIES = {10: 500, 300: 100, 1000: 50}
 
 Check = Callable[[Ints | None], None]
 Span = tuple[int, int]  # rows from the first to before the second
@@ -191,7 +192,8 @@ class Searcher:
     ) -> tuple[Matrix, Ints]:
         """As `search`, by the index and nothing else: fewer than k where it finds no more."""
         wanted = min(len(self.vectors), k * self.settings.refine)
-        scores, at = library.search(self.handle, queries, wanted, width, allowed)
+        handle = self.handle if self.gpu is None else self.gpu
+        scores, at = library.search(handle, queries, wanted, width, allowed)
         return self._refined(queries, scores, at, k)
 
     def _refined(self, queries: Matrix, scores: Matrix, at: Ints, k: int) -> tuple[Matrix, Ints]:
@@ -242,58 +244,108 @@ class Searcher:
             self.notices.append(text)
 
 
-def measured_recall(searcher: Searcher, truth: Vectors, depth: int = 10) -> float:
-    """Recall at a depth against an exact scan of `truth` (n, d), on rows evenly spaced.
+@dataclass(frozen=True)
+class _Exam:
+    """Rows of an archive as queries, each of which itself counts neither as wanted nor as found.
 
-    The queries are rows of the archive; that each finds itself does not count.
+    Attributes:
+        truth: (n, d) what an exact scan reads.
+        rows: of the queries; depth: the neighbours of each that are wanted.
     """
-    n = len(truth)
-    count = _QUERIES.get(depth, 200)
-    rows = np.arange(0, n, max(1, n // count))[:count]
-    queries = np.ascontiguousarray(truth[rows], np.float32)
-    k = min(depth + 1, n)
-    _, wanted = scan.top(truth, queries, k)
-    width = searcher.settings.widths.get(depth)
-    if width is None or searcher.handle is None:
-        _, found = searcher.search(queries, k)
-    else:
-        _, found = searcher.by_index(queries, k, None, width)
-    shared = total = 0
-    for own, one, other in zip(rows, wanted, found, strict=True):
-        others = one[one != own]
-        shared += len(np.intersect1d(others, other))
-        total += len(others)
-    return shared / total if total else 1.0
+
+    truth: Vectors
+    rows: Ints
+    depth: int
+
+    @cached_property
+    def queries(self) -> Matrix:
+        return np.ascontiguousarray(self.truth[self.rows], np.float32)
+
+    @cached_property
+    def wanted(self) -> Ints:
+        return scan.top(self.truth, self.queries, min(self.depth + 1, len(self.truth)))[1]
+
+    def recall(self, searcher: Searcher) -> tuple[float, float]:
+        """Share of the neighbours wanted that are found, and its standard error."""
+        k, width = self.wanted.shape[1], searcher.settings.widths.get(self.depth)
+        if width is None:
+            _, found = searcher.search(self.queries, k)
+        else:
+            _, found = searcher.by_index(self.queries, k, None, width)
+        shares = []
+        for own, one, other in zip(self.rows, self.wanted, found, strict=True):
+            others = one[one != own][: self.depth]
+            answer = other[other != own][: self.depth]
+            shares.append(len(np.intersect1d(others, answer)) / max(1, len(others)))
+        if k <= 1:
+            return 1.0, 0.0
+        return float(np.mean(shares)), float(np.std(shares) / np.sqrt(len(shares)))
 
 
-def _tune(searcher: Searcher, truth: Vectors, start: int, most: int, recall: float) -> float:
-    """Find the width for every depth; returns the recall at 10."""
-    at_10, width = 1.0, min(start, most)
+def _drawn(n: int) -> tuple[Ints, Ints]:
+    """Rows that a search is made wide enough for, and others that its recall is measured with."""
+    count = min(_QUERIES[10], n // 4)
+    if count == 0:
+        return np.arange(n), np.arange(n)
+    rows = np.random.default_rng(n).choice(n, 2 * count, replace=False)
+    return rows[:count], rows[count:]
+
+
+def _trained_on(n: int, lists: int) -> Ints:
+    """The rows that inverted lists are trained on: evenly spaced, and none of those drawn, unless
+    too few would be left."""
+    rows = np.arange(0, n, max(1, n // max(_TRAIN_PER_LIST * lists, 20_000)))
+    others = np.setdiff1d(rows, np.concatenate(_drawn(n)))
+    return others if len(others) >= ROWS_PER_LIST * lists else rows
+
+
+def measured_recall(searcher: Searcher, truth: Vectors) -> float:
+    """Recall at 10 against an exact scan of `truth` (n, d), of rows drawn at random.
+
+    Neither has a width been chosen by these rows, nor, from some 27,000 rows on, have inverted
+    lists been trained on them: to an index of lists they are as new as any query.
+    """
+    return _Exam(truth, _drawn(len(truth))[1], 10).recall(searcher)[0]
+
+
+def _tune(searcher: Searcher, truth: Vectors, start: int, most: int, recall: float) -> None:
+    """Find the least width, to an eighth, at which recall exceeds what is wanted by its error."""
+    width = min(start, most)
     for depth in DEPTHS:
         if depth > len(truth) // 10 and depth > DEPTHS[0]:
             break
-        while True:
-            searcher.settings = Settings(
-                {**searcher.settings.widths, depth: width}, searcher.settings.refine
-            )
-            found = measured_recall(searcher, truth, depth)
-            if found >= recall:
-                break
+        exam = _Exam(truth, _drawn(len(truth))[0][: _QUERIES.get(depth, 200)], depth)
+        if searcher.gpu is not None and (depth + 1) * searcher.settings.refine > library.GPU_MOST:
+            break
+
+        def enough(wide: int, exam: _Exam = exam) -> bool:
+            widths = {**searcher.settings.widths, exam.depth: wide}
+            searcher.settings = Settings(widths, searcher.settings.refine)
+            found, error = exam.recall(searcher)
+            return found - error >= recall
+
+        short = 0  # the widest that was not enough
+        while not (reached := enough(width)):
             refine = searcher.settings.refine
             if width < most:
-                width = min(2 * width, most)
+                short, width = width, min(2 * width, most)
             elif depth == DEPTHS[0] and 1 < refine < _MOST_REFINED:
-                width = min(start, most)
+                short, width = 0, min(start, most)
                 searcher.settings = Settings(searcher.settings.widths, 2 * refine)
             else:
                 break
-        if depth == DEPTHS[0]:
-            at_10 = found
-        elif found < recall:  # deeper ones will not do either
-            kept = {d: w for d, w in searcher.settings.widths.items() if d != depth}
-            searcher.settings = Settings(kept, searcher.settings.refine)
+        while reached and short and width - short > max(1, short // 8):
+            middle = (short + width) // 2
+            if enough(middle):
+                width = middle
+            else:
+                short = middle
+        widths = {**searcher.settings.widths, depth: width}
+        if not reached and depth > DEPTHS[0]:  # deeper ones will not do either
+            del widths[depth]
+        searcher.settings = Settings(widths, searcher.settings.refine)
+        if not reached:
             break
-    return at_10
 
 
 def fill(handle: Any, vectors: Vectors, span: Span, tell: Callable[[str, int, int], None]) -> None:
@@ -348,12 +400,12 @@ def assemble(
     if (recipe.probes is not None) != library.is_inverted(handle):
         wanted = "no inverted lists" if recipe.probes else "inverted lists, and no search.probes"
         raise bad_factory(recipe, factory, f"this one has {wanted}")
-    step = 1
+    sample: Vectors = vectors
     if library.is_inverted(handle):
-        step = max(1, n // max(_TRAIN_PER_LIST * handle.nlist, 20_000))
+        sample = vectors[_trained_on(n, handle.nlist)]
     if devices:
         handle = library.to_gpus(handle, devices, cuvs=recipe.cuvs)
-    sample = np.ascontiguousarray(vectors[::step], np.float32)
+    sample = np.ascontiguousarray(sample, np.float32)
 
     tell = progress or _silent
     try:
@@ -374,4 +426,5 @@ def assemble(
         searcher.handle = handle
     start = recipe.probes or recipe.breadth or 1
     most = handle.nlist if recipe.probes else _WIDEST
-    return searcher, _tune(searcher, truth, start, most, recall)
+    _tune(searcher, truth, start, most, recall)
+    return searcher, measured_recall(searcher, truth)
