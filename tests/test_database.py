@@ -688,3 +688,17 @@ def test_slides_that_come_and_go_while_a_space_is_learned(ingested_copy: Path) -
     stored = database.matrix(SLIDES, schema.shared_column(space.space_id))
     np.testing.assert_allclose(stored, right, atol=1e-6)
     assert len(stored) == len(ids) - 1
+
+
+def test_an_interrupt_that_lance_reports_as_its_own_error_is_an_interrupt(
+    aligned: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database = Database.open(aligned)
+    dataset = database.dataset(SLIDES)
+
+    def interrupted(*_: object, **__: object) -> None:
+        raise OSError("External error: KeyboardInterrupt: ")
+
+    monkeypatch.setattr(type(dataset), "scanner", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        database.read(SLIDES, [SLIDES.key])

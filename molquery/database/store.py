@@ -382,6 +382,7 @@ class Database:
         except tables.ERRORS as error:
             if where is None:
                 raise tables.unreadable(self.path, spec, error) from error
+            tables.interrupted(error)
             raise self._bad_filter(spec, where, str(error)) from error
         keys = table[spec.key].to_numpy()
         order = np.argsort(keys, kind="stable")

@@ -288,8 +288,15 @@ def is_refused(error: BaseException) -> bool:
     return isinstance(error, OSError) or is_panic(error) or "LanceError" in str(error)
 
 
+def interrupted(error: BaseException) -> None:
+    """Go on with a Ctrl-C that came while Lance called back, which Lance tells as its own error."""
+    if "KeyboardInterrupt" in str(error):
+        raise KeyboardInterrupt from error
+
+
 def failed(root: Path, error: BaseException) -> DatabaseError:
     """The error for a change that Lance could not make."""
+    interrupted(error)
     return DatabaseError(
         f"the tables of {root} cannot be written: nothing has changed",
         found=printable(re.sub(r"^LanceError\(\w+\): |, /home.*", "", str(error)), 300),
@@ -304,6 +311,7 @@ def compact(dataset: Any) -> None:
 
 def unreadable(root: Path, spec: TableSpec, error: Exception) -> DatabaseError:
     """The error for a table that Lance cannot read."""
+    interrupted(error)
     return DatabaseError(
         f"the {spec.name} table of {root} cannot be read",
         found=printable(str(error).split("/home")[0], 300),
