@@ -78,8 +78,12 @@ _SPAWN.set_forkserver_preload([
 # Running commands --------------------------------------------------------------------------------
 
 
-def _command(arguments: list[str], log: str, kill_at: tuple[int, str] | None) -> None:
+def _command(
+    arguments: list[str], log: str, kill_at: tuple[int, str] | None, cache: str | None = None
+) -> None:
     """In a process of its own: run a command, and die at a chosen moment."""
+    if cache is not None:  # the process was forked from one that may know of another
+        os.environ["XDG_CACHE_HOME"] = cache
     stream = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(stream, 1)
     os.dup2(stream, 2)
@@ -140,7 +144,9 @@ def run(
     log = scratch / f"{os.getpid()}.log"
     log.unlink(missing_ok=True)
     start = time.monotonic()
-    process = _SPAWN.Process(target=_command, args=(arguments, str(log), kill_at))
+    process = _SPAWN.Process(
+        target=_command, args=(arguments, str(log), kill_at, os.environ.get("XDG_CACHE_HOME"))
+    )
     process.start()
     if interrupt_after is not None:
         # Python's own start, and its end, are not ours to catch.

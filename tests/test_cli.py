@@ -46,7 +46,7 @@ ALL = list(commands(root))
 # Help --------------------------------------------------------------------------------------------
 
 
-def test_the_commands_of_the_issue_are_there() -> None:
+def test_the_commands_that_the_readme_names_are_there() -> None:
     words = {" ".join(path) for path in ALL}
     assert {
         "init", "ingest slides", "ingest profiles", "ingest metadata", "align", "index build",

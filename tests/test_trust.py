@@ -24,6 +24,12 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[soak.Scene], 
     return soak.scenes(scratch), scratch
 
 
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other tests leave things in the cache that all share."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
 def test_whatever_is_killed_nothing_is_lost_and_the_next_run_ends(
     scenes: tuple[list[soak.Scene], Path],
 ) -> None:
