@@ -267,7 +267,7 @@ def search(
         selector = faiss.IDSelectorBitmap(len(allowed), faiss.swig_ptr(bits))
     if not width:
         parameters = faiss.SearchParameters(sel=selector)
-    elif not is_inverted(handle):
+    elif not hasattr(handle, "nlist"):  # on a GPU inverted lists are not to be seen
         parameters = faiss.SearchParametersHNSW(efSearch=max(width, k), sel=selector)
     elif isinstance(handle, faiss.IndexIVFRaBitQ):  # takes no other, and would not filter
         parameters = faiss.IVFRaBitQSearchParameters(nprobe=min(width, handle.nlist), sel=selector)
