@@ -356,7 +356,8 @@ def fill(handle: Any, vectors: Vectors, span: Span, tell: Callable[[str, int, in
         handle.add(np.ascontiguousarray(rows, np.float32))
 
 
-def _silent(stage: str, done: int, total: int) -> None: ...
+def silent(stage: str, done: int, total: int) -> None:
+    """Progress that nobody is told of."""
 
 
 def assemble(
@@ -407,7 +408,7 @@ def assemble(
         handle = library.to_gpus(handle, devices, cuvs=recipe.cuvs)
     sample = np.ascontiguousarray(sample, np.float32)
 
-    tell = progress or _silent
+    tell = progress or silent
     try:
         library.train(handle, sample)
         if shards is not None and library.is_inverted(handle) and not devices:

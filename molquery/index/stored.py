@@ -31,6 +31,7 @@ from molquery.index.searcher import (
     assemble,
     fill,
     measured_recall,
+    silent,
 )
 from molquery.recipes import Recipe, load_recipe
 from molquery.schema import TableSpec
@@ -157,7 +158,7 @@ def build(
     Raises:
         IndexFileError: FAISS does not accept the recipe's factory string, or memory is too small.
     """
-    tell = progress or _silent
+    tell = progress or silent
     needed = recipe if recipe.exact else load_recipe(exact_recipe(recipe.storage))
     old = _extendable(database, source, recipe) if not recipe.exact else None
     at = index_key(source.space["name"], source.spec, needed.name)
@@ -227,7 +228,7 @@ class Shard:
         vectors, check = _vectors(self.database, self.vectors)
         check(np.arange(*span))
         handle = library.unpack(self.empty)
-        fill(handle, vectors, span, _silent)
+        fill(handle, vectors, span, silent)
         return library.pack(handle)
 
 
@@ -332,9 +333,6 @@ def free_memory() -> int | None:
     except OSError:
         pass
     return None
-
-
-def _silent(stage: str, done: int, total: int) -> None: ...
 
 
 # Loading -----------------------------------------------------------------------------------------
