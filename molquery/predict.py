@@ -64,7 +64,7 @@ _NEAR_ROWS = 2_048  # slides whose distances to all training slides are in memor
 NEAREST = 10  # training slides whose mean distance says how near a slide is to them
 #: What stored operators depend on beside the data; the first number counts changes of the formula
 #: and of how it is stored.
-SETTINGS = (4, NEIGHBOURS, SOFT_SHARE, COMPONENTS, RIDGE, OWN_SLOPE, LEVEL, GRAND)
+SETTINGS = (5, NEIGHBOURS, SOFT_SHARE, COMPONENTS, RIDGE, OWN_SLOPE, LEVEL, GRAND)
 _FEW_SETS = 4  # up to here the weights are used as they are: no matrix, no scipy
 _DENSE_CELLS = 50_000_000  # slides x profiles up to which the weights are held as a dense matrix
 _FEW_COLUMNS = 7  # up to here one sparse product a set is faster than one for all
@@ -266,10 +266,14 @@ class Rows:
     keys: Strings
     groups: Strings
     cohorts: Strings
+    sites: Strings
 
     def some(self, rows: Ints) -> Rows:
         """Some of the rows."""
-        return Rows(self.vectors[rows], self.keys[rows], self.groups[rows], self.cohorts[rows])
+        return Rows(
+            self.vectors[rows], self.keys[rows], self.groups[rows], self.cohorts[rows],
+            self.sites[rows],
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -400,7 +404,8 @@ class Predictor:
             known, ridge = fitted.case.known, fitted.ridge
             standard = fitted.case.model.slide_input.standardise(slides.vectors[rows])
             cohorts = slides.cohorts[rows]
-            x = fitted.case.model.project_standardised(standard, cohorts.tolist())
+            sites = slides.sites[rows].tolist()
+            x = fitted.case.model.project_standardised(standard, cohorts.tolist(), sites)
             own = slides.groups[rows] if f < 0 else None
             found, share = _soft_neighbours(x, fitted.r, fitted.hubs, k, own, fitted.owners)
             neighbours[rows] = np.where(found >= 0, known[np.maximum(found, 0)], -1)
@@ -654,7 +659,7 @@ def read_rows(database: Database, space: SharedSpace) -> tuple[Rows, Rows]:
     """Slides and profiles of a database as prediction needs them."""
     pair_on, split_on = space.facts["settings"]["pair_on"], space.facts["split_on"]
 
-    columns = (pair_on, split_on, schema.COHORT)
+    columns = (pair_on, split_on, schema.COHORT, schema.SITE)
 
     def rows(spec: TableSpec) -> Rows:
         table = database.read(spec, _needed(spec, columns, spec.vector))
@@ -670,10 +675,10 @@ class Fitted:
     Attributes:
         predictor: of the folds by patient: `weights` gives those of any slides.
         measured: by scheme, the operators of the slides with RNA, which say how good scores are.
-        slides: (n_slides,) keys, groups and cohorts of all slides; their vectors are left out.
+        slides: (n_slides,) all slides, without their vectors.
         basis: a hash of all that the weights of a slide depend on beside the slide itself.
         content: (n_slides, 2) uint64, a hash of what they depend on in the slide.
-        columns: what tells pair key, split group and cohort of a slide.
+        columns: what tells pair key, split group, cohort and site of a slide.
     """
 
     predictor: Predictor
@@ -681,7 +686,7 @@ class Fitted:
     slides: Rows
     basis: str
     content: npt.NDArray[np.uint64]
-    columns: tuple[str, str, str]
+    columns: tuple[str, str, str, str]
 
     def batches(
         self, database: Database, rows: Ints | None = None, mapper: Mapper | None = None
@@ -712,12 +717,12 @@ class Weigh:
     """The operators of slides at some positions, for another process: it reads them itself.
 
     Attributes:
-        columns: pair key, split group and cohort of a slide.
+        columns: pair key, split group, cohort and site of a slide.
     """
 
     database: Database
     predictor: Predictor
-    columns: tuple[str, str, str]
+    columns: tuple[str, str, str, str]
 
     def __call__(self, rows: Ints) -> list[Operator]:
         """The operator of ascending positions (n,), in the batches of a single machine."""
@@ -733,9 +738,9 @@ class Weigh:
 def _rows(spec: TableSpec, table: pa.Table, vectors: Matrix, columns: Sequence[str]) -> Rows:
     """Rows of a table, which `_needed` names the columns of."""
     ids = as_text(table[spec.key])
-    pair_on, groups, cohorts = (as_text(table[c]) for c in columns)
+    pair_on, groups, cohorts, sites = (as_text(table[c]) for c in columns)
     keys = np.array(pair_keys(ids.tolist(), pair_on.tolist()), dtype=str)
-    return Rows(vectors, keys, groups, cohorts)
+    return Rows(vectors, keys, groups, cohorts, sites)
 
 
 def _needed(spec: TableSpec, columns: Sequence[str], *more: str) -> list[str]:
@@ -745,7 +750,7 @@ def _needed(spec: TableSpec, columns: Sequence[str], *more: str) -> list[str]:
 def fit(database: Database, space: SharedSpace) -> Fitted:
     """Fit what predicts the slides of a database. Reads the vectors of slides with RNA alone."""
     pair_on, split_on = space.facts["settings"]["pair_on"], space.facts["split_on"]
-    own = (pair_on, split_on, schema.COHORT)
+    own = (pair_on, split_on, schema.COHORT, schema.SITE)
     table = database.read(PROFILES, _needed(PROFILES, own, PROFILES.vector))
     profiles = _rows(PROFILES, table, list_to_matrix(table[PROFILES.vector]), own)
     table = database.read(SLIDES, _needed(SLIDES, own, schema.CONTENT_HASH))

@@ -151,7 +151,9 @@ def test_retrieval_is_that_of_a_brute_force_ranking(snapshot, found):
             continue
         gallery = Gallery.of(case, slides, profiles)
         x = case.model.project_slides(
-            slides.vectors[gallery.slides], slides.cohorts[gallery.slides].tolist()
+            slides.vectors[gallery.slides],
+            slides.cohorts[gallery.slides].tolist(),
+            slides.sites[gallery.slides].tolist(),
         )
         r = case.model.project_profiles(profiles.vectors[gallery.profiles])
         scores = x @ r.T - case.model.hubness(r)
