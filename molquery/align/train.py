@@ -166,7 +166,7 @@ def learn(
             gain = comparison["infonce"]["within_r"] - comparison["cca"]["within_r"]
             method = "infonce" if gain > _WORTH else "cca"
             notes.append(f"{method} was chosen on an inner split by {settings.split_on}")
-        plan = _plan_folds(pairs, settings.seed, notes)
+        plan = plan_folds(pairs, settings.seed, notes)
 
         def done(count: int) -> None:
             tell("fitting folds", count, len(plan) + 1, method)
@@ -363,7 +363,7 @@ def held_out_retrieval(pairs: Pairs, folds: list[Fold]) -> dict[str, Any]:
     return {key: mean_retrieval(values) for key, values in parts.items()}
 
 
-def _plan_folds(pairs: Pairs, seed: int, notes: list[str]) -> list[tuple[str, set[str]]]:
+def plan_folds(pairs: Pairs, seed: int, notes: list[str]) -> list[tuple[str, set[str]]]:
     """(scheme, held-out groups) of every fold; folds by site only where there are enough sites.
 
     A group with pairs at several sites belongs to the first of them.
