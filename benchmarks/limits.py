@@ -19,6 +19,7 @@ import sys
 import tempfile
 from collections.abc import Collection
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,7 @@ from molquery.readers import Options
 from molquery.schema import SLIDES
 from molquery.space import Fold, Model, SharedSpace
 from molquery.threads import parallel
-from molquery.vectors import group_means, same_key
+from molquery.vectors import Matrix, group_means, same_key
 
 Array = npt.NDArray[np.float64]
 
@@ -321,69 +322,66 @@ def ridge(x: Array, y: Array, new: Array) -> Array:
 # Ways to adapt -----------------------------------------------------------------------------------
 
 DRAWS_OF_PAIRS = 3
-SOFT = predict.SOFT_SHARE
 
 
 def adaptations(database: Database, pairs: Pairs) -> None:
     """Ways to use n pairs of a cohort left out: figures of half of its patients, means over the
     cohorts and draws.
 
-    align anew          all pairs together: what `adapt` does
-      ridge alone       its ridge, without soft-kNN
-      soft from N on    soft-kNN's share grows with the pairs of the cohort, up to N of them
-    heads kept          the space is not learned anew; the pairs are in the reference and the ridge
-    profiles alone      nor is the ridge: their profiles join the reference
-    aligned first       features of the new cohort are given the mean and covariance of the others'
-                        (CORAL, doi:10.1609/aaai.v30i1.10306), then all pairs together
+    align anew        all pairs together: what `adapt` does
+      all soft        soft-kNN has its whole share from the first pair on; else in proportion to
+                      the pairs of the cohort up to 32 of them
+      soft from N     up to N
+      ridge alone     never
+    heads kept        the space is not learned anew; the pairs are in the reference and the ridge
+    profiles alone    nor is the ridge: their profiles join the reference
+    aligned first     features of the new cohort are given the mean and covariance of the others'
+                      (CORAL, doi:10.1609/aaai.v30i1.10306), then all pairs together
     """
     jobs: list[Any] = []
-    found: dict[tuple[str, int], list[tuple[float, ...]]] = {}
     kind = str(database.facts(SLIDES)["kind"])
     for cohort in sorted(set(pairs.cohorts.tolist())):
         groups = np.unique(pairs.groups[pairs.cohorts == cohort])
         everyone = groups_where(database, pairs, f"cohort={cohort}")
         base = pairs.without(everyone, cohort)
-        yardstick, model = Yardstick.of(database, base), fit_model(base, set(), kind, "cca", 0)
+        model, yardstick = fit_model(base, set(), kind, "cca", 0), Yardstick.of(database, base)
         moved = coral(pairs, cohort, model)
+        aligned = replace(yardstick, slides=replace(yardstick.slides, vectors=moved))
         for draw in range(DRAWS_OF_PAIRS):
             order = np.random.default_rng(draw).permutation(groups).tolist()
             test, pool = order[: len(order) // 2], order[len(order) // 2 :]
-            for n in adapt.COUNTS:
-                if n <= len(pool):
-                    left = everyone - set(pool[:n])
-                    jobs.append((pairs, base, yardstick, model, moved, test, left, n))
+            told = (Tested(yardstick, test), Tested(aligned, test))
+            for n in (n for n in adapt.COUNTS if n <= len(pool)):
+                jobs.append((n, everyone - set(pool[:n]), base, model, *told))
 
     def job(item: Any) -> dict[str, tuple[float, ...]]:
-        pairs, base, yardstick, model, moved, test, left, n = item
+        n, left, base, model, tested, moved = item
         mine = pairs.without(left, "a draw")
-        told = Told(yardstick, test)
-        anew = fit_model(mine, set(), kind, "cca", 0)
-        soft, linear = told.parts(mine, anew)
-        share = SOFT if n else 0.0
-        out = {
-            "align anew": told.figures(anew, share * soft + (1 - share) * linear),
-            "  ridge alone": told.figures(anew, linear),
-        }
-        for most in (16, 32, 64):
-            a = share * min(1.0, n / most)
-            out[f"  soft from {most} on"] = told.figures(anew, a * soft + (1 - a) * linear)
-        soft, linear = told.parts(mine, model)
-        out["heads kept"] = told.figures(model, share * soft + (1 - share) * linear)
-        _, linear = told.parts(base, model)
-        out["profiles alone"] = told.figures(model, share * soft + (1 - share) * linear)
-        mine = replace(mine, slides=replace(mine.slides, vectors=moved))
-        told = replace(told, yardstick=replace(yardstick, slides=replace(
-            yardstick.slides, vectors=moved)))  # fmt: skip
-        aligned = fit_model(mine, set(), EMBEDDING_KIND, "cca", 0)
-        soft, linear = told.parts(mine, aligned)
-        out["aligned first"] = told.figures(aligned, share * soft + (1 - share) * linear)
-        return out
+        anew = tested.parts(mine, fit_model(mine, set(), kind, "cca", 0))
+        kept, without = tested.parts(mine, model), tested.parts(base, model)
+        mine = replace(mine, slides=replace(mine.slides, vectors=moved.yardstick.slides.vectors))
+        coral = moved.parts(mine, fit_model(mine, set(), EMBEDDING_KIND, "cca", 0))
 
-    for item, told in zip(
-        jobs, parallel(job, jobs, lambda done: progress(done, len(jobs))), strict=True
-    ):
-        for name, values in told.items():
-            found.setdefault((name, item[-1]), []).append(values)
+        def share(most: int) -> float:
+            return float(predict.SOFT_SHARE * min(1.0, n / most))
+
+        usual = share(predict.SOFT_PAIRS)
+        return {
+            "align anew": tested.figures(*anew, usual),
+            "  all soft": tested.figures(*anew, share(1)),
+            "  soft from 16": tested.figures(*anew, share(16)),
+            "  soft from 64": tested.figures(*anew, share(64)),
+            "  ridge alone": tested.figures(*anew, 0.0),
+            "heads kept": tested.figures(*kept, usual),
+            "profiles alone": tested.figures(kept[0], without[1], kept[2], usual),
+            "aligned first": tested.figures(*coral, usual),
+        }
+
+    found: dict[tuple[str, int], list[tuple[float, ...]]] = {}
+    results = parallel(job, jobs, lambda done: progress(done, len(jobs)))
+    for item, rows in zip(jobs, results, strict=True):
+        for name, values in rows.items():
+            found.setdefault((name, item[0]), []).append(values)
     shown = sorted({n for _, n in found})
     for i, figure in enumerate(("median within-cohort r", "median R²", "fold@10")):
         print(f"\n{figure:24}" + "".join(f"{n:>8}" for n in shown))
@@ -392,7 +390,7 @@ def adaptations(database: Database, pairs: Pairs) -> None:
             print(f"{name:24}" + "".join(f"{v:8.3f}" for v in cells))
 
 
-def coral(pairs: Pairs, cohort: str, model: Model) -> Array:
+def coral(pairs: Pairs, cohort: str, model: Model) -> Matrix:
     """(n_slides, d) standardised values, those of a cohort with the mean and covariance of all
     others. Both covariances are shrunk by a tenth towards their mean variance."""
     values = model.slide_input.standardise(pairs.slides.vectors).astype(np.float64)
@@ -413,40 +411,38 @@ def coral(pairs: Pairs, cohort: str, model: Model) -> Array:
 
 
 @dataclass(frozen=True)
-class Told:
+class Tested:
     """The patients that adaptations are tested on."""
 
     yardstick: Yardstick
-    test: Collection[str]
+    patients: Collection[str]
 
-    def parts(self, pairs: Pairs, model: Model) -> tuple[Array, Array]:
-        """(n_tested, S) soft average and ridge of a model, the pairs being its reference."""
-        groups = frozenset(pairs.groups.tolist())
+    def parts(self, pairs: Pairs, model: Model) -> tuple[Array, Array, float]:
+        """(n, S) soft average and ridge, the pairs being the reference, and fold@10."""
+        fold = Fold(PATIENT_SCHEME, frozenset(pairs.groups.tolist()), model)
         left_out = {"groups": sorted(pairs.left_out)}
-        fold = Fold(PATIENT_SCHEME, groups, model)
         space = SharedSpace("", "", {"hold_out": left_out}, model, (fold,))
-        slides, profiles = self.yardstick.slides, self.yardstick.profiles
-        held = self.held()
+        held, slides, profiles = self.held, self.yardstick.slides, self.yardstick.profiles
         only = np.zeros(len(slides.keys), dtype=bool)
         only[held.slide] = True
         operator = build_operator(space, PATIENT_SCHEME, slides, profiles, only)
         scores = self.yardstick.scores.astype(np.float32)
-        soft, linear = (
-            held.join(part(scores, held.slide)) for part in (operator.soft, operator.linear)
-        )
-        return soft, linear
+        soft, linear = (held.join(f(scores, held.slide)) for f in (operator.soft, operator.linear))
+        return soft, linear, retrieved(model, held, slides, profiles)
 
-    def figures(self, model: Model, predicted: Array) -> tuple[float, ...]:
-        """Within-cohort r, R² and fold@10."""
-        held = self.held()
-        within, r2 = medians(predicted, self.yardstick.scores[held.profiles], held.cohorts)
-        fold = retrieved(model, held, self.yardstick.slides, self.yardstick.profiles)
-        return within or np.nan, r2 or np.nan, fold
+    def figures(
+        self, soft: Array, linear: Array, fold10: float, share: float
+    ) -> tuple[float, float, float]:
+        """Median within-cohort r and R² of a blend, and fold@10."""
+        measured = self.yardstick.scores[self.held.profiles]
+        within, r2 = medians(share * soft + (1 - share) * linear, measured, self.held.cohorts)
+        return within or np.nan, r2 or np.nan, fold10
 
+    @cached_property
     def held(self) -> HeldOutPairs:
         slides, profiles = self.yardstick.slides, self.yardstick.profiles
         slide, profile = same_key(slides.keys, profiles.keys)
-        mine = np.isin(slides.groups[slide], list(self.test))
+        mine = np.isin(slides.groups[slide], list(self.patients))
         return HeldOutPairs.of(slide[mine], profile[mine], slides.cohorts)
 
 

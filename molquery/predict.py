@@ -9,9 +9,10 @@ The first term is the soft average over the k nearest reference profiles in the 
 w_ij = softmax_j((x_i . r_j - h_j) / tau), where h_j is the hubness of profile j: profiles that are
 near to everything count for less (`Model.hubness`). The second is a ridge regression of the scores
 of paired patients on their slides' leading principal components c (`_ridge`), with slopes that are
-in part shared by all cohorts and in part a cohort's own. a_i is 0.7, and 0 for slides of a cohort
-without a single pair: there the neighbours come from other tissues and their mean level misleads,
-while the shared slopes carry over (measured by leaving out one cohort at a time: docs/decisions).
+in part shared by all cohorts and in part a cohort's own. a_i is 0.7, less in proportion in cohorts
+with fewer than 32 pairs, and 0 in one without any: there the neighbours come from other tissues and
+their mean level misleads, while the shared slopes carry over (measured by leaving out one cohort at
+a time: docs/decisions).
 
 A slide of a patient with RNA is predicted by the model of the fold that held the patient out, from
 the profiles of the other patients. So every score is one that was predicted and never remembered,
@@ -53,8 +54,9 @@ SITE_SCHEME = "site"
 #: Whole cohorts left out one at a time, each predicted as a cohort without any pair is.
 COHORT_SCHEME = "cohort"
 NEIGHBOURS = 200
-#: Weight of the soft average beside the ridge, for cohorts with pairs.
+#: Weight of the soft average beside the ridge, in cohorts with at least so many paired patients.
 SOFT_SHARE = 0.7
+SOFT_PAIRS = 32
 COMPONENTS = 64  # principal components of the slides that the ridge sees; 128 measured the same
 RIDGE = 3.0  # penalty, in units of the kernel x.x' / p
 OWN_SLOPE = 0.5  # prior variance of a cohort's own slopes, beside 1 for the shared ones
@@ -64,7 +66,7 @@ _NEAR_ROWS = 2_048  # slides whose distances to all training slides are in memor
 NEAREST = 10  # training slides whose mean distance says how near a slide is to them
 #: What stored operators depend on beside the data; the first number counts changes of the formula
 #: and of how it is stored.
-SETTINGS = (5, NEIGHBOURS, SOFT_SHARE, COMPONENTS, RIDGE, OWN_SLOPE, LEVEL, GRAND)
+SETTINGS = (5, NEIGHBOURS, SOFT_SHARE, SOFT_PAIRS, COMPONENTS, RIDGE, OWN_SLOPE, LEVEL, GRAND)
 _FEW_SETS = 4  # up to here the weights are used as they are: no matrix, no scipy
 _DENSE_CELLS = 50_000_000  # slides x profiles up to which the weights are held as a dense matrix
 _FEW_COLUMNS = 7  # up to here one sparse product a set is faster than one for all
@@ -413,8 +415,8 @@ class Predictor:
             for cohort in np.unique(cohorts):
                 mine = rows[cohorts == cohort]
                 group[mine] = self.groups[f, str(cohort)]
-                if ridge is not None and str(cohort) not in ridge.cohorts:
-                    soft_share[mine] = 0.0
+                if ridge is not None:
+                    soft_share[mine] *= min(1.0, ridge.n_units(str(cohort)) / SOFT_PAIRS)
             if ridge is None:
                 soft_share[rows] = 1.0
                 continue
@@ -534,10 +536,9 @@ class _Ridge:
     unit_of: Ints  # (n_reference,): the unit of each profile, -1 for those of none
     p: int
 
-    @cached_property
-    def cohorts(self) -> set[str]:
-        """The cohorts that have pairs."""
-        return set(self.unit_cohorts.tolist())
+    def n_units(self, cohort: str) -> int:
+        """How many paired patients a cohort has."""
+        return int((self.unit_cohorts == cohort).sum())
 
     def components(self, standardised: Matrix) -> Matrix:
         """(n, COMPONENTS + 1) components of slides, and a constant 1."""

@@ -74,7 +74,7 @@ def brute_force(engine: Engine, tables: dict[str, list[str]], i: int, scores: Ar
     gram = kernel(units, unit_cohort, units, unit_cohort) + predict.RIDGE * np.eye(len(units))
     alpha = linalg.cho_solve(linalg.cho_factor(gram), target - target.mean())
     ridge = kernel(values[[i]], cohort[[i]], units, unit_cohort) @ alpha + target.mean()
-    share = predict.SOFT_SHARE if cohort[i] in set(unit_cohort) else 0.0
+    share = 0.7 * min(1.0, (unit_cohort == cohort[i]).sum() / 32)
     return float(share * soft + (1 - share) * ridge[0])
 
 
