@@ -19,6 +19,11 @@ Strings: TypeAlias = npt.NDArray[np.str_]
 
 def as_text(column: Any) -> Strings:
     """A table's column (n,) as text; missing values are the empty string."""
+    if str(getattr(column, "type", "")).startswith("dictionary"):
+        chunks = getattr(column, "chunks", [column])
+        coded = [as_text(c.dictionary)[c.indices.to_numpy()] for c in chunks if not c.null_count]
+        if coded and len(coded) == len(chunks):
+            return np.concatenate(coded)
     if str(getattr(column, "type", "")) == "string":
         chunks = getattr(column, "chunks", [column])
         found = [_ascii(chunk) for chunk in chunks if len(chunk)]

@@ -23,7 +23,7 @@ LAYERS = (
      "overview", "cluster", "synth", "history", "backup", "environment"},
     {"evaluate", "predict", "reference", "space", "index", "recipes", "genesets", "readers",
      "genes", "database", "resume", "rna", "metadata"},
-    {"records", "vectors", "schema", "errors", "files", "barcodes", "encoders", "threads",
+    {"records", "vectors", "texts", "schema", "errors", "files", "barcodes", "encoders", "threads",
      "data", "scales", "keys", "filters", "processes", "images"},
 )  # fmt: skip
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

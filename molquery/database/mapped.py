@@ -11,12 +11,14 @@ from __future__ import annotations
 import json
 import mmap
 import os
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from molquery.database.drafts import TYPES
 from molquery.errors import DatabaseError
@@ -76,7 +78,7 @@ class Checked:
         self._sums = np.frombuffer(sums, "<u8")
         self._good = np.zeros(len(self._sums), dtype=bool)
         if len(self._sums) != -(-size // BLOCK):
-            raise self._damaged(f"{size} bytes, and sums of {len(self._sums)} blocks")
+            raise self.damaged(f"{size} bytes, and sums of {len(self._sums)} blocks")
 
     def check(self, start: int = 0, stop: int | None = None) -> None:
         """Check the blocks that hold these bytes.
@@ -94,10 +96,11 @@ class Checked:
             return
         differ = todo[_hash(self._map, todo) != self._sums[todo]]
         if len(differ):
-            raise self._damaged(f"bytes {differ[0] * BLOCK} and on are not what was written")
+            raise self.damaged(f"bytes {differ[0] * BLOCK} and on are not what was written")
         self._good[todo] = True
 
-    def _damaged(self, found: str) -> DatabaseError:
+    def damaged(self, found: str) -> DatabaseError:
+        """The error that says so, with what was found."""
         return DatabaseError(
             f"{self.path.name} is damaged", found=found, hint="molquery doctor --repair"
         )
@@ -169,3 +172,23 @@ class Arrays:
         """A copy of some rows of an array, checked."""
         self.check_rows(name, rows)
         return self.unchecked(name)[rows]
+
+
+def arrow_columns(file: Checked, columns: Sequence[str]) -> pa.Table:
+    """Columns of an Arrow file, mapped, after all has been checked but what holds others alone.
+
+    Raises:
+        DatabaseError: it is damaged.
+    """
+    content = pa.py_buffer(file.content)
+    try:
+        table = pa.ipc.open_file(content).read_all()
+    except (pa.ArrowException, OSError) as error:
+        raise file.damaged(str(error)) from error
+    needed = np.ones(-(-content.size // BLOCK), dtype=bool)
+    for name in set(table.schema.names) - set(columns):
+        for buffer in (b for chunk in table[name].chunks for b in chunk.buffers() if b):
+            start = buffer.address - content.address
+            needed[-(-start // BLOCK) : (start + buffer.size) // BLOCK] = False
+    file.check_blocks(np.flatnonzero(needed))
+    return table.select(columns)

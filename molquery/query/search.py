@@ -13,12 +13,13 @@ from molquery import index
 from molquery.errors import IndexFileError, InputError
 from molquery.genesets.match import MIN_FRACTION, MIN_GENES
 from molquery.query import calibrate
-from molquery.query.answer import answer, in_words, signature_notes
-from molquery.query.engine import Engine
+from molquery.query.answer import Answer, answer, in_words, signature_notes
+from molquery.query.engine import SAMPLE, Engine
 from molquery.query.methods import DEFAULT_METHOD, check
 from molquery.records import Coverage, Predictability, Provenance, Signature
 from molquery.reference import DEFAULT_SCORING
-from molquery.schema import COHORT, SLIDES
+from molquery.schema import COHORT, PATIENT, SLIDES
+from molquery.texts import Groups
 from molquery.vectors import Bools, Float, Ints
 
 #: How many candidates an index hands over to be ranked, per answer wanted, and at least.
@@ -32,8 +33,7 @@ class Ranking:
     Attributes:
         hits: one row per slide, best first, with the columns of `COLUMNS`.
         n_ranked: how many slides were ranked; `hits` holds the first k.
-        agreement: Spearman correlation over all slides between the scores and the inner product
-            with the signature's vector, which is what an index ranks by.
+        answer: what is known of the signature in every slide.
     """
 
     hits: pa.Table
@@ -41,9 +41,15 @@ class Ranking:
     signature: Signature
     coverage: Coverage
     predictability: Predictability
-    agreement: float | None
+    answer: Answer
     provenance: Provenance
     notes: tuple[str, ...]
+
+    @property
+    def agreement(self) -> float | None:
+        """Spearman correlation, over slides of the whole archive, between the scores and the inner
+        product with the signature's vector, which is what an index ranks by."""
+        return self.answer.agreement
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as plain values: hits, predictability, coverage, notes, provenance."""
@@ -87,7 +93,8 @@ COLUMNS: Mapping[str, str] = {
     "cohort_percentile": "of the score among the slides of its cohort",
     "cohort_z": "score minus the cohort's mean, in the cohort's standard deviations",
     "p": "share of random gene sets of like size and expression that score as high in this slide",
-    "fdr": "p after Benjamini-Hochberg over the slides ranked",
+    "fdr": "p after Benjamini-Hochberg over the slides ranked; of more than "
+    f"{2 * SAMPLE:,}, over about {SAMPLE:,} evenly spaced ones",
     "basis": "held-out: the patient has RNA, which was kept out; projected: the patient has none; "
     "unseen cohort: nor has anyone of the cohort, so only the order within it means something",
     "domain": "out: the slide is unlike those that the model has learned from (of ordinary slides "
@@ -134,7 +141,6 @@ def search(
     if k < 1:
         raise InputError("k must be at least 1", found=str(k))
     allowed = engine.slides_where(where)
-    groups = engine.slide_column(within) if within and within != COHORT else engine.cohorts
     found = answer(
         engine,
         signature,
@@ -149,12 +155,11 @@ def search(
         signature, coverage, found.match.lost, found.predictability, strict=strict
     )
     notes += found.notes
-    cohort_percentile, cohort_z = found.cohort_percentile, found.cohort_z
     order_by = predicted
     if within:
-        group_percentile, order_by = calibrate.within_groups(predicted, groups)
-        if within == COHORT:
-            cohort_percentile, cohort_z = group_percentile, order_by
+        own = within == COHORT
+        groups = engine.by_cohort if own else Groups.of(engine.slide_column(within))
+        order_by = calibrate.within_groups(predicted, groups)[1]
         lost = int((allowed & np.isnan(order_by)).sum())
         if lost:
             notes.append(f"{lost} slides have no {within}, or are alone in theirs: not ranked")
@@ -163,31 +168,31 @@ def search(
     candidates = allowed
     if use_index:
         index_name, candidates = _candidates(engine, found.vector, allowed, k, device, notes)
-    rows = _top(order_by, candidates, engine, k)
+    rows = _top(order_by, candidates, k)
 
+    low, high = found.interval(rows)
+    cohort_percentile, cohort_z = found.within_cohort(rows)
     columns: dict[str, Any] = {
         "rank": np.arange(1, len(rows) + 1),
-        "slide_id": engine.slide_ids[rows].tolist(),
-        "patient_id": engine.patients[rows].tolist(),
-        "cohort": [c or None for c in engine.cohorts[rows].tolist()],
+        "slide_id": engine.texts[SLIDES.key].at(rows).tolist(),
+        "patient_id": engine.texts[PATIENT].at(rows).tolist(),
+        "cohort": [c or None for c in engine.texts[COHORT].at(rows).tolist()],
         "score": predicted[rows],
-        "low": _nullable(found.low[rows]),
-        "high": _nullable(found.high[rows]),
-        "percentile": found.percentile[rows],
-        "cohort_percentile": _nullable(cohort_percentile[rows]),
-        "cohort_z": _nullable(cohort_z[rows]),
+        "low": _nullable(low),
+        "high": _nullable(high),
+        "percentile": found.percentile(rows),
+        "cohort_percentile": _nullable(cohort_percentile),
+        "cohort_z": _nullable(cohort_z),
     }
     if within and within != COHORT:
         columns[f"{within}_z"] = order_by[rows]
-    if found.p is not None:
-        adjusted = np.full(len(found.p), np.nan)
-        adjusted[allowed] = calibrate.fdr(found.p[allowed]) if allowed.any() else []
-        columns["p"], columns["fdr"] = found.p[rows], adjusted[rows]
+    if found.has_p:
+        columns["p"], columns["fdr"] = _significance(found, rows, np.flatnonzero(allowed))
     columns["basis"] = engine.basis(rows)
     columns["domain"] = engine.domain(rows)
     if not within:
         notes += engine.unseen_note(allowed)
-    notes += [*engine.domain_notes(allowed), *engine.interval_note(found.low[allowed])]
+    notes += [*engine.domain_notes(allowed), *engine.interval_note(found.without_interval(allowed))]
     if not allowed.any():
         notes.append("no slide satisfies the filter")
     return Ranking(
@@ -196,7 +201,7 @@ def search(
         signature=signature,
         coverage=coverage,
         predictability=found.predictability,
-        agreement=found.agreement,
+        answer=found,
         provenance=engine.provenance(
             method,
             {
@@ -239,9 +244,19 @@ def _candidates(
     return name, mask
 
 
-def _top(order_by: Float, candidates: Bools, engine: Engine, k: int) -> Ints:
+def _significance(found: Answer, rows: Ints, ranked: Ints) -> tuple[Float, Float]:
+    """p and FDR (n_rows,) of slides among those ranked."""
+    among = ranked[:: max(1, len(ranked) // SAMPLE)]
+    p = found.p(np.concatenate([rows, among]))
+    return p[: len(rows)], calibrate.fdr(p[: len(rows)], p[len(rows) :])
+
+
+def _top(order_by: Float, candidates: Bools, k: int) -> Ints:
     """Positions of the k highest values among the candidates; ties break by slide id."""
     rows = np.flatnonzero(candidates)
+    if k < len(rows):
+        least = -np.partition(-order_by[rows], k - 1)[k - 1]
+        rows = rows[order_by[rows] >= least]
     # Rows are in id order, so a stable sort breaks ties by id.
     return rows[np.argsort(-order_by[rows], kind="stable")[:k]]
 
