@@ -31,7 +31,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from molquery import index, schema
+from molquery import index, schema, sparse
 from molquery.barcodes import pair_keys
 from molquery.database import Database, list_to_matrix
 from molquery.schema import PROFILES, SLIDES, TableSpec
@@ -65,7 +65,7 @@ NEAREST = 10  # training slides whose mean distance says how near a slide is to 
 #: What stored operators depend on beside the data; the first number counts changes of the formula
 #: and of how it is stored.
 SETTINGS = (4, NEIGHBOURS, SOFT_SHARE, COMPONENTS, RIDGE, OWN_SLOPE, LEVEL, GRAND)
-_FEW_SETS = 4  # up to here the weights are used as they are: no matrix, no scipy
+_FEW_SETS = 4  # up to here the weights are used as they are: no matrix
 _DENSE_CELLS = 50_000_000  # slides x profiles up to which the weights are held as a dense matrix
 _FEW_COLUMNS = 7  # up to here one sparse product a set is faster than one for all
 _BLOCK = 8_192  # rows of a product at a time
@@ -179,32 +179,28 @@ class Operator:
 
     def _soft(self, scores: Matrix) -> _Part:
         """What gives the first term of some rows."""
-        n_sets, width = scores.shape[1], self.neighbours.shape[1]
+        n_sets = scores.shape[1]
 
         def few(rows: Ints) -> Matrix:  # padding has weight 0, so -1 may point anywhere
             indices, weights = self.neighbours[rows], self.weights[rows]
             return np.stack([(weights * s[indices]).sum(axis=1) for s in scores.T], axis=1)
 
         if self._small and n_sets <= _FEW_SETS:
-            return few  # without scipy, which takes longer to import
-        from scipy.sparse import csr_array
-
+            return few
         # Whole SIMD registers; but for a few sets the products with vectors are faster.
         padded = np.zeros((len(scores), -(-n_sets // 4) * 4), np.float32)
         padded[:, :n_sets] = scores
-        columns = [np.ascontiguousarray(column) for column in scores.T]
+        columns = [scores[:, [s]] for s in range(n_sets)]
 
         def product(rows: Ints) -> Matrix:
             span = _span(rows)
             indices, weights = self.neighbours[span], self.weights[span]
             if len(indices) and indices[:, -1].min() < 0:
                 indices = np.maximum(indices, 0)
-            starts = np.arange(0, indices.size + 1, width, dtype=np.int32)
-            flat = (weights.reshape(-1), indices.reshape(-1), starts)
-            sparse = csr_array(flat, shape=(len(rows), self.n_reference))
             if n_sets <= _FEW_COLUMNS:
-                return np.stack([sparse @ column for column in columns], axis=1)
-            return np.asarray((sparse @ padded)[:, :n_sets])
+                each = [sparse.product(indices, weights, column) for column in columns]
+                return np.concatenate(each, axis=1)
+            return sparse.product(indices, weights, padded)[:, :n_sets]
 
         return product
 

@@ -29,7 +29,7 @@ def emit(
     table: pa.Table,
     *,
     provenance: Provenance | Mapping[str, Any],
-    document: Mapping[str, Any] | None = None,
+    document: Callable[[], Mapping[str, Any]] | None = None,
     format_: str | None,
     output: Path | None,
     overwrite: bool,
@@ -37,7 +37,7 @@ def emit(
 ) -> None:
     """Write a result where and how the user wants it.
 
-    `document` is the JSON form; without it the rows stand under "rows" beside the provenance.
+    `document` gives the JSON form; without it the rows stand under "rows" beside the provenance.
     `caption` lines go to stderr, so that stdout holds the result and nothing else.
     """
     from molquery import export
@@ -45,7 +45,7 @@ def emit(
     kind = format_ or _default_format(output)
     facts = told(provenance)
     if kind == "json":
-        whole = document or {"rows": table.to_pylist()}
+        whole = document() if document else {"rows": table.to_pylist()}
         whole = {**whole, "provenance": facts}
         if output:
             export.write_json(whole, output, overwrite=overwrite)

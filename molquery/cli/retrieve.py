@@ -63,7 +63,7 @@ def retrieve(
     emit(
         found.hits,
         provenance=found.provenance,
-        document=found.to_dict(),
+        document=found.to_dict,
         format_=format_,
         output=output,
         overwrite=overwrite,
