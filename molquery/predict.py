@@ -36,7 +36,7 @@ from molquery.barcodes import pair_keys
 from molquery.database import Database, list_to_matrix
 from molquery.schema import PROFILES, SLIDES, TableSpec
 from molquery.space import TEMPERATURE, Fold, Model, SharedSpace
-from molquery.threads import Mapper, parallel, streamed
+from molquery.threads import Mapper, parallel, processors, streamed
 from molquery.vectors import (
     Bools,
     Float,
@@ -69,6 +69,7 @@ _FEW_SETS = 4  # up to here the weights are used as they are: no matrix
 _DENSE_CELLS = 50_000_000  # slides x profiles up to which the weights are held as a dense matrix
 _FEW_COLUMNS = 7  # up to here one sparse product a set is faster than one for all
 _BLOCK = 8_192  # rows of a product at a time
+_ALONE = 100_000  # numbers up to which a product is not worth a second thread
 REMOTE = 65_536  # slides that another process computes at a time: 120 MB of weights
 _Part = Callable[[Ints], Float | Matrix]
 
@@ -129,7 +130,7 @@ class Operator:
             # Picking rows of the answer is cheaper than copying rows of the matrix.
             whole = np.asarray(self.dense @ values, dtype=np.float64)
             return whole if slides is None else whole[at]
-        soft, linear = self._soft(values), self._linear(values)
+        soft, linear = self._soft(values), self._linear(values, at)
 
         def blend(rows: Ints) -> Float:
             share = self.soft_share[rows, None].astype(np.float64)
@@ -143,7 +144,8 @@ class Operator:
 
     def linear(self, scores: Matrix, slides: Ints | None = None) -> Float:
         """The second term alone, (n_slides, n_sets): the ridge regression."""
-        return _in_blocks(self._linear(scores), self.at(slides), scores.shape[1])
+        at = self.at(slides)
+        return _in_blocks(self._linear(scores, at), at, scores.shape[1])
 
     def at(self, slides: Ints | None) -> Ints:
         """Rows of the arrays (n_slides,) that hold slides, given by their positions.
@@ -204,13 +206,15 @@ class Operator:
 
         return product
 
-    def _linear(self, scores: Matrix) -> _Part:
-        """What gives the second term of some rows."""
-        solved = self.solvers @ scores  # (n_groups, m + 1, n_sets)
+    def _linear(self, scores: Matrix, at: Ints) -> _Part:
+        """What gives the second term of some of the rows `at`."""
         n_sets = scores.shape[1]
+        needed = np.bincount(self.group[at], minlength=len(self.solvers)) > 0
+        place = np.cumsum(needed) - 1
+        solved = _each(self.solvers, np.flatnonzero(needed), scores)  # (n_needed, m + 1, n_sets)
 
         def by_group(rows: Ints) -> Matrix:
-            group = self.group[rows]
+            group = place[self.group[rows]]
             out = np.empty((len(rows), n_sets), np.float32)
             for g in np.unique(group):
                 mine = group == g
@@ -218,12 +222,27 @@ class Operator:
             return out
 
         def by_row(rows: Ints) -> Matrix:
-            components, group = self.components[_span(rows)], self.group[rows]
+            components, group = self.components[_span(rows)], place[self.group[rows]]
             columns = (np.ascontiguousarray(solved[:, :, s])[group] for s in range(n_sets))
             each = [np.einsum("ij,ij->i", components, column) for column in columns]
             return np.stack(each, axis=1)
 
         return by_row if n_sets <= _FEW_COLUMNS and not self._small else by_group
+
+
+def _each(solvers: Matrix, groups: Ints, scores: Matrix) -> Matrix:
+    """(n_groups, m + 1, n_sets) the solvers of some groups times scores (n_reference, n_sets)."""
+    out = np.empty((len(groups), solvers.shape[1], scores.shape[1]), np.float32)
+
+    def solve(part: Ints) -> None:
+        for i in part:
+            np.matmul(solvers[groups[i]], scores, out=out[i])
+
+    if out.size < _ALONE:
+        solve(np.arange(len(groups)))
+    else:
+        parallel(solve, np.array_split(np.arange(len(groups)), processors()))
+    return out
 
 
 def _in_blocks(part: _Part, rows: Ints, n_sets: int) -> Float:

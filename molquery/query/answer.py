@@ -41,7 +41,7 @@ class Answer:
 
     Attributes:
         match: where its genes are in the panel.
-        predictability: how well held-out patients say that it is predicted.
+        quality: how well held-out patients say that it is predicted.
         predicted: (n_slides,) scores by the method, in the units of the scoring.
         has_p: whether there are random sets to compare with.
         notes: for the user.
@@ -57,31 +57,46 @@ class Answer:
         )
         sets = [(self.match.positions, self.match.weights)]
         self.predicted: Float = predict(engine, method, self._measured, sets)[:, 0]
-        self.predictability = engine.predictability(self._measured, method=method, sets=sets)
+        self.quality = engine.predictability(self._measured, method=method, sets=sets)
         self.notes: tuple[str, ...] = ()
         self.has_p = False
         if null:
             self._random = _random(engine, signature, self.match, scoring, null)
             self.notes = tuple(self._random.notes)
             self.has_p = len(self._random.sets) >= calibrate.LEAST_NULL
-        if self.has_p:
-            self.predictability = _specificity(
-                engine, self.predictability, self._by_chance(engine.pairs.slide),
-                self._random.scores,
-            )  # fmt: skip
+        self._above: Predictability | None = None
 
     def _by_chance(self, rows: Ints) -> Float:
-        """(n_rows, n_random) scores of the random sets."""
-        return predict(
-            self._engine, self._method, self._random.scores, self._random.sets, slides=rows
+        """(n_rows, n_random) scores of the random sets.
+
+        Of the held-out slides too, where `predictability` waits for them: much of the work does not
+        depend on the number of slides.
+        """
+        engine, random = self._engine, self._random
+        pairs = engine.pairs.slide if self._above is None else rows[:0]
+        scores = predict(
+            engine, self._method, random.scores, random.sets, slides=np.concatenate([rows, pairs])
         )
+        if self._above is None:
+            self._above = _specificity(engine, self.quality, scores[len(rows) :], random.scores)
+        return scores[: len(rows)]
+
+    @property
+    def predictability(self) -> Predictability:
+        """How well held-out patients say that it is predicted, beside random sets where there are
+        any."""
+        if self.has_p and self._above is None:
+            self._by_chance(np.empty(0, np.int64))
+        return self._above or self.quality
 
     def p(self, rows: Ints) -> Float:
         """Share of random sets that score as high."""
         found = np.empty(len(rows))
         for start in range(0, len(rows), _P_ROWS):
-            some = slice(start, start + _P_ROWS)
-            found[some] = empirical_p(self.predicted[rows[some]], self._by_chance(rows[some]))
+            some = rows[start : start + _P_ROWS]
+            found[start : start + _P_ROWS] = empirical_p(
+                self.predicted[some], self._by_chance(some)
+            )
         return found
 
     @cached_property

@@ -151,9 +151,7 @@ def search(
         min_fraction=min_fraction,
     )
     coverage, predicted = found.match.coverage, found.predicted
-    notes = signature_notes(
-        signature, coverage, found.match.lost, found.predictability, strict=strict
-    )
+    notes = signature_notes(signature, coverage, found.match.lost, found.quality, strict=strict)
     notes += found.notes
     order_by = predicted
     if within:
