@@ -74,9 +74,11 @@ class Answer:
         """
         engine, random = self._engine, self._random
         pairs = engine.pairs.slide if self._above is None else rows[:0]
-        scores = predict(
-            engine, self._method, random.scores, random.sets, slides=np.concatenate([rows, pairs])
-        )
+        both = np.concatenate([rows, pairs])
+        if self._method == DEFAULT_METHOD:
+            scores = engine.operator.roughly(random.scores, both).astype(np.float64)
+        else:
+            scores = predict(engine, self._method, random.scores, random.sets, slides=both)
         if self._above is None:
             self._above = _specificity(engine, self.quality, scores[len(rows) :], random.scores)
         return scores[: len(rows)]

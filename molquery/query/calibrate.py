@@ -14,7 +14,9 @@ from molquery.vectors import Bools, Float, Ints, Matrix, Strings
 DEFAULT_NULL = 300
 LEAST_NULL = 100  # random sets: fewer give no p below 0.01
 _BINS = 10
-_FEW_GROUPS = 8  # up to here each is sought by itself
+#: From more slides than the first, about as many as the second stand for all of them.
+WHOLE, SAMPLE = 50_000, 10_000
+_FEW_GROUPS = 64  # up to here each is sought by itself
 #: Level of the prediction intervals.
 LEVEL = 0.9
 #: A cohort's own errors bound it from this many patients on; 9 is the least that 90 % can use.
@@ -51,6 +53,11 @@ def random_sets(
     for row in chosen:
         sets.append((row, weights))
     return sets
+
+
+def sampled(rows: Ints) -> Ints:
+    """Evenly spaced ones of many rows (n,), all of few."""
+    return rows if len(rows) <= WHOLE else rows[:: len(rows) // SAMPLE]
 
 
 def fdr(p: Float, among: Float) -> Float:

@@ -35,10 +35,6 @@ if TYPE_CHECKING:
     from molquery.index import Index, Source
 
 
-#: Slides of a large archive that stand for all of them in figures about the archive.
-SAMPLE = 20_000
-
-
 @dataclass(frozen=True, slots=True)
 class HalfWidths:
     """Half the widths of the prediction intervals of one signature's slide scores.
@@ -132,9 +128,8 @@ class Engine:
 
     @property
     def sample(self) -> Ints:
-        """Slides that stand for all where a figure is about the archive: evenly spaced ones of a
-        large archive, and all of a small one."""
-        return np.arange(0, self.n_slides, max(1, self.n_slides // SAMPLE))
+        """Slides that stand for all in figures about the archive: see `calibrate.sampled`."""
+        return calibrate.sampled(np.arange(self.n_slides))
 
     @property
     def slide_columns(self) -> list[str]:

@@ -14,7 +14,7 @@ from molquery.errors import IndexFileError, InputError
 from molquery.genesets.match import MIN_FRACTION, MIN_GENES
 from molquery.query import calibrate
 from molquery.query.answer import Answer, answer, in_words, signature_notes
-from molquery.query.engine import SAMPLE, Engine
+from molquery.query.engine import Engine
 from molquery.query.methods import DEFAULT_METHOD, check
 from molquery.records import Coverage, Predictability, Provenance, Signature
 from molquery.reference import DEFAULT_SCORING
@@ -94,7 +94,7 @@ COLUMNS: Mapping[str, str] = {
     "cohort_z": "score minus the cohort's mean, in the cohort's standard deviations",
     "p": "share of random gene sets of like size and expression that score as high in this slide",
     "fdr": "p after Benjamini-Hochberg over the slides ranked; of more than "
-    f"{2 * SAMPLE:,}, over about {SAMPLE:,} evenly spaced ones",
+    f"{calibrate.WHOLE:,}, over about {calibrate.SAMPLE:,} evenly spaced ones",
     "basis": "held-out: the patient has RNA, which was kept out; projected: the patient has none; "
     "unseen cohort: nor has anyone of the cohort, so only the order within it means something",
     "domain": "out: the slide is unlike those that the model has learned from (of ordinary slides "
@@ -244,7 +244,7 @@ def _candidates(
 
 def _significance(found: Answer, rows: Ints, ranked: Ints) -> tuple[Float, Float]:
     """p and FDR (n_rows,) of slides among those ranked."""
-    among = ranked[:: max(1, len(ranked) // SAMPLE)]
+    among = calibrate.sampled(ranked)
     p = found.p(np.concatenate([rows, among]))
     return p[: len(rows)], calibrate.fdr(p[: len(rows)], p[len(rows) :])
 
