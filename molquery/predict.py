@@ -34,6 +34,7 @@ import pyarrow as pa
 from molquery import index, schema, sparse
 from molquery.barcodes import pair_keys
 from molquery.database import Database, list_to_matrix
+from molquery.database.mapped import Rows as CheckedRows
 from molquery.schema import PROFILES, SLIDES, TableSpec
 from molquery.space import TEMPERATURE, Fold, Model, SharedSpace
 from molquery.threads import Mapper, parallel, processors, streamed
@@ -68,7 +69,7 @@ SETTINGS = (4, NEIGHBOURS, SOFT_SHARE, COMPONENTS, RIDGE, OWN_SLOPE, LEVEL, GRAN
 _FEW_SETS = 4  # up to here the weights are used as they are: no matrix
 _DENSE_CELLS = 50_000_000  # slides x profiles up to which the weights are held as a dense matrix
 _FEW_COLUMNS = 7  # up to here one sparse product a set is faster than one for all
-_BLOCK = 8_192  # rows of a product at a time
+_BLOCK = 2_048  # rows of a product at a time: they stay in the caches from the check on
 _ROUGH_BLOCK = 1_024
 _WORTH_SOLVING = 50  # slides of one cohort and fold
 _ALONE = 100_000  # numbers up to which a product is not worth a second thread
@@ -80,8 +81,9 @@ _Part = Callable[[Ints], Float | Matrix]
 class Operator:
     """The stored weights: reference scores in, slide scores out.
 
-    Its arrays may be memory-mapped. Large archives are gone through a block of rows at a time, each
-    row by itself, so that the scores do not depend on the number of processors.
+    Its arrays may be memory-mapped, and checked as rows are taken. Large archives are gone through
+    a block of rows at a time, each row by itself, so that the scores do not depend on the number of
+    processors.
 
     Attributes:
         rows: (n_rows,) int64, ascending positions of the slides that it covers: all of them, or
@@ -101,11 +103,11 @@ class Operator:
     """
 
     rows: Ints
-    neighbours: npt.NDArray[np.int32]
-    weights: Matrix
+    neighbours: npt.NDArray[np.int32] | CheckedRows
+    weights: Matrix | CheckedRows
     soft_share: Matrix
     model: Ints
-    components: Matrix
+    components: Matrix | CheckedRows
     group: Ints
     solvers: Matrix
     distance: Matrix

@@ -168,10 +168,48 @@ class Arrays:
         needed[np.minimum(blocks, high[:, None])] = True
         self.file.check_blocks(np.flatnonzero(needed))
 
+    def check_span(self, name: str, start: int, stop: int) -> None:
+        """As `check_rows`, of rows that follow one another."""
+        told = self._header[name]
+        first, last = (self._start + offset for offset in told["data_offsets"])
+        width = (last - first) // max(1, told["shape"][0])
+        self.file.check(first + start * width, first + stop * width)
+
     def rows(self, name: str, rows: Ints) -> AnyArray:
         """A copy of some rows of an array, checked."""
         self.check_rows(name, rows)
         return self.unchecked(name)[rows]
+
+
+class Rows:
+    """An array in a checked file, of which rows are checked as they are taken."""
+
+    def __init__(self, arrays: Arrays, name: str) -> None:
+        self._arrays, self._name = arrays, name
+        self._values = arrays.unchecked(name)
+        self.shape, self.dtype, self.nbytes = (
+            self._values.shape, self._values.dtype, self._values.nbytes,
+        )  # fmt: skip
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __getitem__(self, rows: Any) -> AnyArray:
+        """Some rows: by number, as a slice, or as positions (n,).
+
+        Raises:
+            DatabaseError: they are not what was written.
+        """
+        if isinstance(rows, slice):
+            start, stop, _ = rows.indices(len(self))
+            self._arrays.check_span(self._name, start, stop)
+        else:
+            self._arrays.check_rows(self._name, np.atleast_1d(rows))
+        return np.asarray(self._values[rows])
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> AnyArray:
+        """All of it, checked."""
+        return np.array(self[:], dtype=dtype, copy=copy)
 
 
 def arrow_columns(file: Checked, columns: Sequence[str]) -> pa.Table:

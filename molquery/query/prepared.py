@@ -3,7 +3,8 @@
 The prediction weights, the reference's gene means and standard deviations, and the Hallmark
 spectrum are derived from the tables and the space. They are kept in one file under `indexes/`,
 named in the manifest with the state that they belong to and their sha256; a file of another state,
-or a damaged one, is computed anew. The weights of a million slides are gigabytes, so they are
+or a damaged one, is computed anew; what is damaged in a large one is an error of the query that
+reads it. The weights of a million slides are gigabytes, so they are
 written some slides at a time and read through a memory map; of slides that came since, where
 nothing else has changed, only theirs are computed.
 """
@@ -16,13 +17,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 
 from molquery import predict
 from molquery.database import Database
 from molquery.database.drafts import Draft, read_arrays
+from molquery.database.mapped import Arrays, Checked, Rows
 from molquery.database.store import BATCH
+from molquery.errors import DatabaseError
 from molquery.evaluate.held_out import SPECTRUM_GENES, HeldOutPairs, predictabilities
 from molquery.genesets import collections
 from molquery.predict import PATIENT_SCHEME, Fitted, Operator
@@ -35,6 +39,10 @@ from molquery.vectors import Ints
 
 _SECTION = "predictions"
 _CONTENT = "slides"  # the array that tells which slides have not changed
+#: Bytes up to which a file is checked before anything of it is used.
+_LARGE = 1 << 28
+#: What of a larger one is checked as it is read.
+_LATER = {f"{PATIENT_SCHEME}.{name}" for name in ("neighbours", "weights", "components")}
 #: What the file holds of every slide.
 _BY_SLIDE = [f.name for f in fields(Operator) if f.name != "solvers"]
 
@@ -63,25 +71,30 @@ def state(database: Database, space_id: str) -> str:
 def load(database: Database, space_id: str) -> Prepared | None:
     """What is stored for the database as it is now, or None when nothing usable is.
 
-    Its arrays are memory-mapped.
+    Its arrays are memory-mapped. Of a large file the weights are checked as they are read.
     """
-    found = database.derived(_SECTION, DEFAULT_SPACE)
+    found = database.mapped(_SECTION, DEFAULT_SPACE)
     if found is None or found[0]["state"] != state(database, space_id):
         return None
     try:
-        return _read(found[1])
-    except OSError:  # another one has taken its place meanwhile
+        return _read(Arrays(found[1]))
+    except DatabaseError:
         return None
 
 
-def _read(path: Path) -> Prepared:
-    arrays, metadata = read_arrays(path)
-    told = json.loads(metadata["molquery"])
+def _read(arrays: Arrays) -> Prepared:
+    told = json.loads(arrays.metadata["molquery"])
+    large = len(arrays.file.content) > _LARGE
+
+    def array(name: str) -> Any:
+        later = large and name in _LATER
+        return Rows(arrays, name) if later else arrays.whole(name)
+
     operators = {
-        scheme: Operator(**{f.name: arrays[f"{scheme}.{f.name}"] for f in fields(Operator)})
+        scheme: Operator(**{f.name: array(f"{scheme}.{f.name}") for f in fields(Operator)})
         for scheme in told["schemes"]
     }
-    moments = Moments(*(arrays[f"moments.{f.name}"] for f in fields(Moments)))
+    moments = Moments(*(array(f"moments.{f.name}") for f in fields(Moments)))
     spectrum = {name: Predictability(**values) for name, values in told["spectrum"].items()}
     return Prepared(operators, moments, spectrum)
 
@@ -137,7 +150,7 @@ def aside(database: Database, planned: Plan) -> Prepared:
     with TemporaryDirectory() as folder:
         path = Path(folder) / "predictions.safetensors"
         _write(path, database, planned)
-        return _read(path)
+        return _read(Arrays(Checked(path, None)))
 
 
 def _write(path: Path, database: Database, planned: Plan, mapper: Mapper | None = None) -> None:
