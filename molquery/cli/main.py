@@ -46,8 +46,9 @@ COMMANDS = {
 }
 
 
-#: Commands that read nothing but the database and gene sets, so that they never need pandas.
-READS_ONLY = {"search", "score", "stratify", "evaluate", "info"}
+#: Commands that read nothing but the database and gene sets, so that they never need pandas. The
+#: one that may be given a file calls `pandas_now` then.
+READS_ONLY = {"search", "retrieve", "score", "stratify", "evaluate", "info"}
 
 
 class _PandasLater:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 
-from molquery import index, ingest, readers
+from molquery import index
 from molquery.errors import IndexFileError, InputError, some
 from molquery.query.engine import Engine
 from molquery.records import Provenance
@@ -18,6 +18,9 @@ from molquery.schema import COHORT, PATIENT, PROFILES, SLIDES, TABLES, TableSpec
 from molquery.space import need_space
 from molquery.texts import Texts
 from molquery.vectors import Bools, Matrix
+
+if TYPE_CHECKING:
+    from molquery import readers
 
 
 @dataclass(frozen=True)
@@ -80,7 +83,7 @@ def retrieve(
         raise InputError("k must be at least 1", found=str(k))
     target = TABLES[to]
     notes: list[str] = []
-    queries = _queries(engine, query, source, options or readers.Options(), notes)
+    queries = _queries(engine, query, source, options, notes)
     texts = _texts(engine, target)
     left = _oriented(queries, target)
     allowed: Bools | None = None
@@ -151,7 +154,11 @@ def _texts(engine: Engine, spec: TableSpec) -> dict[str, Texts]:
 
 
 def _queries(
-    engine: Engine, query: str, source: str | None, options: readers.Options, notes: list[str]
+    engine: Engine,
+    query: str,
+    source: str | None,
+    options: readers.Options | None,
+    notes: list[str],
 ) -> _Queries:
     """The query vectors, from an id of the database or from a file."""
     found = {
@@ -185,8 +192,15 @@ def _queries(
 
 
 def _from_file(
-    engine: Engine, path: Path, source: str | None, options: readers.Options, notes: list[str]
+    engine: Engine,
+    path: Path,
+    source: str | None,
+    options: readers.Options | None,
+    notes: list[str],
 ) -> _Queries:
+    from molquery import ingest, readers  # an id needs none of them
+
+    options = options or readers.Options()
     space = need_space(engine.database)
     if source != PROFILES.name:
         try:
