@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from molquery.arrow import numbers
 from molquery.vectors import Bools, Ints, Strings, as_text
 
 _COMPARED = 10_000  # texts that a mistyped one is compared with
@@ -63,7 +64,7 @@ class Texts:
             column = column.fill_null("").dictionary_encode()
         if not pa.types.is_dictionary(column.type):
             return Groups.of(self.all)
-        names, code = as_text(column.dictionary), column.indices.to_numpy()
+        names, code = as_text(column.dictionary), numbers(column.indices)
         if (names[1:] > names[:-1]).all():
             return Groups(names, code)
         order = np.argsort(names)

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from molquery import index
+from molquery.arrow import column
 from molquery.errors import IndexFileError, InputError, some
 from molquery.query.engine import Engine
 from molquery.records import Provenance
@@ -120,8 +121,8 @@ def retrieve(
         for rank, (similarity, i, patient, cohort) in enumerate(sorted(mine)[:k], start=1):
             same = bool(patient) and patient == queries.patients[q]
             values = (query_id, rank, i, patient, cohort or None, -similarity, same)
-            for column, value in zip(rows, values, strict=True):
-                rows[column].append(value)
+            for name, value in zip(rows, values, strict=True):
+                rows[name].append(value)
     if queries.known and queries.source is not target and any(rows["same_patient"]):
         notes.append(
             "rows of the query's own patient were in the training pairs: that they are near says "
@@ -133,7 +134,9 @@ def retrieve(
         "cosine", {"query": query, "from": queries.source.name, "to": to, "k": k, "where": where},
         index=name,
     )  # fmt: skip
-    return Neighbours(pa.table(rows), provenance, tuple(notes))
+    kinds = {"rank": np.int64, "similarity": np.float64, "same_patient": bool}
+    hits = {c: column(np.array(v, kinds[c]) if c in kinds else v) for c, v in rows.items()}
+    return Neighbours(pa.table(hits), provenance, tuple(notes))
 
 
 def _columns(target: TableSpec) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from molquery import index
+from molquery.arrow import column
 from molquery.errors import IndexFileError, InputError
 from molquery.genesets.match import MIN_FRACTION, MIN_GENES
 from molquery.query import calibrate
@@ -176,11 +177,11 @@ def search(
         "patient_id": engine.texts[PATIENT].at(rows).tolist(),
         "cohort": [c or None for c in engine.texts[COHORT].at(rows).tolist()],
         "score": predicted[rows],
-        "low": _nullable(low),
-        "high": _nullable(high),
+        "low": low,
+        "high": high,
         "percentile": found.percentile(rows),
-        "cohort_percentile": _nullable(cohort_percentile),
-        "cohort_z": _nullable(cohort_z),
+        "cohort_percentile": cohort_percentile,
+        "cohort_z": cohort_z,
     }
     if within and within != COHORT:
         columns[f"{within}_z"] = order_by[rows]
@@ -194,7 +195,7 @@ def search(
     if not allowed.any():
         notes.append("no slide satisfies the filter")
     return Ranking(
-        hits=pa.table(columns),
+        hits=pa.table({name: column(values) for name, values in columns.items()}),
         n_ranked=int(allowed.sum()),
         signature=signature,
         coverage=coverage,
@@ -257,7 +258,3 @@ def _top(order_by: Float, candidates: Bools, k: int) -> Ints:
         rows = rows[order_by[rows] >= least]
     # Rows are in id order, so a stable sort breaks ties by id.
     return rows[np.argsort(-order_by[rows], kind="stable")[:k]]
-
-
-def _nullable(values: Float) -> pa.Array:
-    return pa.array(values, mask=np.isnan(values))
