@@ -23,6 +23,8 @@ Tell = Callable[..., None]
 
 #: Between lines of progress where there is no terminal, such as in the log of a cluster's job.
 _LINE_SECONDS = 30.0
+#: What draws on the terminal now: a terminal has room for one.
+_drawing: list[Tell] = []
 
 
 def emit(
@@ -289,8 +291,12 @@ def stage_lines() -> Tell:
 def progress_bar() -> Iterator[Tell]:
     """A function (stage, done, total, text) that draws progress on stderr, if it is a terminal.
 
-    Off a terminal it writes one line per stage, and one more every half minute.
+    Off a terminal it writes one line per stage, and one more every half minute. Inside of another
+    it is that one.
     """
+    if _drawing:
+        yield _drawing[0]
+        return
     if not sys.stderr.isatty():
         yield stage_lines()
         return
@@ -325,7 +331,11 @@ def progress_bar() -> Iterator[Tell]:
                 tasks[stage] = bars.add_task(stage, total=total or None, text="")
             bars.update(tasks[stage], completed=done, total=total or None, text=text)
 
-        yield draw
+        _drawing.append(draw)
+        try:
+            yield draw
+        finally:
+            _drawing.clear()
 
 
 def notes_lines(notes: Sequence[str]) -> list[str]:

@@ -6,7 +6,8 @@ from start to end, however the database changes meanwhile.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -21,7 +22,7 @@ from molquery.evaluate.held_out import HeldOutPairs, describe
 from molquery.genesets.scoring import GeneSet
 from molquery.predict import COHORT_SCHEME, PATIENT_SCHEME, SITE_SCHEME, Operator
 from molquery.query import calibrate, methods, prepared
-from molquery.query.prepared import Prepared
+from molquery.query.prepared import Prepared, Progress
 from molquery.recipes import load_recipe
 from molquery.records import Predictability, Provenance
 from molquery.reference import DEFAULT_SCORING, Reference
@@ -67,17 +68,29 @@ class HalfWidths:
         return int(self.cohorts.counts(rows)[~np.isfinite(half)].sum())
 
 
+@contextmanager
+def _silence() -> Iterator[Progress]:
+    """Progress that tells nobody."""
+    yield lambda stage, done, total: None
+
+
 class Engine:
     """A snapshot of a database, ready to answer.
 
-    `mapper` computes prediction weights that are not stored yet, as in `Fitted.batches`.
+    `mapper` computes prediction weights that are not stored yet, as in `Fitted.batches`; `progress`
+    gives what is told about it for as long as it takes.
 
     Raises:
         NotReadyError: slides, profiles or the space are missing; says what to run.
     """
 
-    def __init__(self, database: Database, mapper: Mapper | None = None) -> None:
-        self._mapper = mapper
+    def __init__(
+        self,
+        database: Database,
+        mapper: Mapper | None = None,
+        progress: Callable[[], AbstractContextManager[Progress]] = _silence,
+    ) -> None:
+        self._mapper, self._progress = mapper, progress
         database = database.pinned()
         facts = space_facts(database)
         if facts is None:
@@ -164,20 +177,26 @@ class Engine:
         """Prediction weights, gene moments and the Hallmark spectrum: stored, or computed anew."""
         if self._stored is not None:
             return self._stored
+        with self._progress() as tell:
+            return self._prepare(tell)
+
+    def _prepare(self, tell: Progress) -> Prepared:
+        """Compute them, and store them with what else makes the next query quick."""
+        tell(prepared.STAGE, 0, self.n_slides)
         space = need_space(self.database)
         planned = prepared.plan(self.database, space, self.reference, self._pairs)
         found = None
         try:
-            prepared.store(self.database, self.space_id, planned, self._mapper)
+            prepared.store(self.database, self.space_id, planned, self._mapper, tell)
             found = prepared.load(self.database, self.space_id)
             self.database.write_sidecar(SLIDES, self.slide_columns)
             self.database.write_sidecar(PROFILES, Reference.COLUMNS)
             for source in self._sources.values():
-                index.build(self.database, source, load_recipe("flat"))
+                index.build(self.database, source, load_recipe("flat"), progress=tell)
         except (DatabaseError, OutputError):
             self.notices.append("what was computed for this query could not be stored: the next "
                                 "one computes it again")  # fmt: skip
-        return found or prepared.aside(self.database, planned)
+        return found or prepared.aside(self.database, planned, tell)
 
     @property
     def operators(self) -> Mapping[str, Operator]:

@@ -37,6 +37,10 @@ from molquery.space import DEFAULT_SPACE, SharedSpace
 from molquery.threads import Mapper
 from molquery.vectors import Ints
 
+#: Told the stage, how many slides are done, and of how many.
+Progress = Callable[[str, int, int], None]
+#: The stage: fitting the models and computing the weights of all slides.
+STAGE = "prediction weights"
 _SECTION = "predictions"
 _CONTENT = "slides"  # the array that tells which slides have not changed
 #: Bytes up to which a file is checked before anything of it is used.
@@ -130,10 +134,16 @@ def plan(
     return Plan(fitted, reference.moments, spectrum)
 
 
-def store(database: Database, space_id: str, planned: Plan, mapper: Mapper | None = None) -> None:
+def store(
+    database: Database,
+    space_id: str,
+    planned: Plan,
+    mapper: Mapper | None = None,
+    progress: Progress | None = None,
+) -> None:
     """Write what was planned, and name it in the manifest with its state.
 
-    `mapper` is as in `Fitted.batches`.
+    `mapper` is as in `Fitted.batches`; `progress` is told how many slides are done.
 
     Raises:
         DatabaseError, OutputError: as `Database.store_derived`.
@@ -141,20 +151,35 @@ def store(database: Database, space_id: str, planned: Plan, mapper: Mapper | Non
     entry = {"state": state(database, space_id), "basis": planned.fitted.basis}
     database.store_derived(
         _SECTION, DEFAULT_SPACE, entry, "predictions.safetensors",
-        lambda path: _write(path, database, planned, mapper),
+        lambda path: _write(path, database, planned, mapper, progress),
     )  # fmt: skip
 
 
-def aside(database: Database, planned: Plan) -> Prepared:
+def aside(database: Database, planned: Plan, progress: Progress | None = None) -> Prepared:
     """What was planned, from a temporary file that goes with this process."""
     with TemporaryDirectory() as folder:
         path = Path(folder) / "predictions.safetensors"
-        _write(path, database, planned)
+        _write(path, database, planned, None, progress)
         return _read(Arrays(Checked(path, None)))
 
 
-def _write(path: Path, database: Database, planned: Plan, mapper: Mapper | None = None) -> None:
+def _write(
+    path: Path,
+    database: Database,
+    planned: Plan,
+    mapper: Mapper | None,
+    progress: Progress | None,
+) -> None:
     """Write the file, some slides at a time. Weights that it held before are copied."""
+    done = 0
+
+    def put(part: Operator) -> None:
+        nonlocal done
+        _put(draft, part)
+        done += len(part.rows)
+        if progress:
+            progress(STAGE, done, n)
+
     fitted = planned.fitted
     n, predictor = len(fitted.slides.keys), fitted.predictor
     small = {
@@ -183,14 +208,15 @@ def _write(path: Path, database: Database, planned: Plan, mapper: Mapper | None 
         for start in range(0, len(known), BATCH):
             positions = known[start : start + BATCH]
             assert held is not None
-            _put(draft, held.weights(positions), positions)
+            put(held.weights(positions))
         new = np.flatnonzero(held.at < 0) if held else None
         for part in fitted.batches(database, new, mapper):
-            _put(draft, part, part.rows)
+            put(part)
 
 
-def _put(draft: Draft, part: Operator, positions: Ints) -> None:
+def _put(draft: Draft, part: Operator) -> None:
     """Write the weights of some slides, whose positions ascend."""
+    positions = part.rows
     # Runs of positions that follow one another are written at once.
     breaks = np.flatnonzero(np.diff(positions) != 1) + 1
     bounds = [0, *breaks.tolist(), len(positions)]

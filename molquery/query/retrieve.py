@@ -121,8 +121,8 @@ def retrieve(
         for rank, (similarity, i, patient, cohort) in enumerate(sorted(mine)[:k], start=1):
             same = bool(patient) and patient == queries.patients[q]
             values = (query_id, rank, i, patient, cohort or None, -similarity, same)
-            for name, value in zip(rows, values, strict=True):
-                rows[name].append(value)
+            for held, value in zip(rows.values(), values, strict=True):
+                held.append(value)
     if queries.known and queries.source is not target and any(rows["same_patient"]):
         notes.append(
             "rows of the query's own patient were in the training pairs: that they are near says "
