@@ -1,6 +1,8 @@
 """An archive that is large to all limits: what is said of single slides is what all of it says."""
 
 import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -125,3 +127,24 @@ def test_damage_is_found_in_the_rows_that_are_read(large: Engine) -> None:
     path.write_bytes(content)
     again = search(Engine(Database.open(database.path)), HYPOXIA, k=3, null=0)
     assert again.hits.equals(first.hits)
+
+
+def test_the_first_question_tells_how_far_it_is(large: Engine) -> None:
+    large.database.update_manifest(lambda manifest: manifest["predictions"].clear())
+    told: list[tuple[str, int, int]] = []
+    ended = []
+
+    @contextmanager
+    def progress() -> Iterator[Callable[[str, int, int], None]]:
+        yield lambda *step: told.append(step)
+        ended.append(len(told))
+
+    engine = Engine(Database.open(large.database.path), None, progress)
+    search(engine, HYPOXIA, k=3, null=0)
+    steps = [(done, total) for stage, done, total in told if stage == prepared.STAGE]
+    assert steps[0] == (0, engine.n_slides)
+    assert steps[-1] == (engine.n_slides, engine.n_slides)
+    assert steps == sorted(steps)
+    assert ended == [len(told)]
+    search(Engine(Database.open(large.database.path), None, progress), HYPOXIA, k=3, null=0)
+    assert ended == [len(told)], "what is there needs no progress"

@@ -193,6 +193,7 @@ class Engine:
             self.database.write_sidecar(PROFILES, Reference.COLUMNS)
             for source in self._sources.values():
                 index.build(self.database, source, load_recipe("flat"), progress=tell)
+                tell(f"writing vectors of {source.spec.name}", source.n, source.n)
         except (DatabaseError, OutputError):
             self.notices.append("what was computed for this query could not be stored: the next "
                                 "one computes it again")  # fmt: skip

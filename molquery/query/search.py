@@ -186,7 +186,13 @@ def search(
     if within and within != COHORT:
         columns[f"{within}_z"] = order_by[rows]
     if found.has_p:
-        columns["p"], columns["fdr"] = _significance(found, rows, np.flatnonzero(allowed))
+        ranked = np.flatnonzero(allowed)
+        among = calibrate.sampled(ranked)
+        p = found.p(np.concatenate([rows, among]))
+        columns["p"] = p[: len(rows)]
+        columns["fdr"] = calibrate.fdr(columns["p"], p[len(rows) :])
+        if len(among) < len(ranked):
+            notes.append(f"fdr is over {len(among)} evenly spaced ones of {len(ranked)} slides")
     columns["basis"] = engine.basis(rows)
     columns["domain"] = engine.domain(rows)
     if not within:
@@ -241,13 +247,6 @@ def _candidates(
     mask = np.zeros(len(allowed), dtype=bool)
     mask[found[0][found[0] >= 0]] = True
     return name, mask
-
-
-def _significance(found: Answer, rows: Ints, ranked: Ints) -> tuple[Float, Float]:
-    """p and FDR (n_rows,) of slides among those ranked."""
-    among = calibrate.sampled(ranked)
-    p = found.p(np.concatenate([rows, among]))
-    return p[: len(rows)], calibrate.fdr(p[: len(rows)], p[len(rows) :])
 
 
 def _top(order_by: Float, candidates: Bools, k: int) -> Ints:
