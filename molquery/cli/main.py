@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import signal
 import sys
 from importlib.machinery import ModuleSpec
 from pathlib import Path
@@ -150,7 +151,31 @@ def cli(ctx: click.Context, db: Path | str | None, debug: bool) -> None:
     ctx.obj = {"db": db, "debug": debug}
 
 
+def _unraisable(report: Any) -> None:
+    """A Ctrl-C that came where Python can raise nothing (in a weak reference's callback, say).
+
+    Python prints it and goes on; it is sent again a moment later, when it can be acted on.
+    """
+    if not issubclass(report.exc_type, KeyboardInterrupt):
+        sys.__unraisablehook__(report)
+        return
+    import threading
+
+    again = threading.Timer(0.01, os.kill, (os.getpid(), signal.SIGINT))
+    again.daemon = True
+    again.start()
+
+
 def main() -> None:
+    """The program: the command line, in a process of its own."""
+    sys.unraisablehook = _unraisable
+    try:
+        run()
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # all is said and done
+
+
+def run() -> None:
     """Run the command line: exit 0, 1 for an error of the user, 2 for wrong usage."""
     open_streams()
     debug = "--debug" in sys.argv
