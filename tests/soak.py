@@ -155,17 +155,21 @@ def run(
         while not log.exists() and process.is_alive():
             time.sleep(0.002)
         process.join(interrupt_after)
-        if process.is_alive():
-            os.kill(process.pid or 0, signal.SIGINT)
+        _send(process, signal.SIGINT)
     process.join(PATIENCE if kill_after is None else kill_after)
     hung = process.is_alive() and kill_after is None
-    if process.is_alive():
-        os.kill(process.pid or 0, signal.SIGKILL)
-        process.join()
+    _send(process, signal.SIGKILL)
+    process.join()
     said = log.read_text("utf-8", errors="replace") if log.exists() else ""
     if hung:
         raise AssertionError(f"{' '.join(arguments)} did not end in {PATIENCE:.0f} s\n{said}")
     return Ended(int(process.exitcode or 0), said, time.monotonic() - start)
+
+
+def _send(process: Any, what: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError):  # it has just ended by itself
+        if process.is_alive():
+            os.kill(process.pid, what)
 
 
 # What a database holds ---------------------------------------------------------------------------
