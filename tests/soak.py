@@ -89,6 +89,8 @@ def _command(
     stream = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(stream, 1)
     os.dup2(stream, 2)
+    # A shell's background jobs, and what they start, begin with Ctrl-C ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     if kill_at is not None:
         _die(*kill_at)
     from molquery.cli.main import main
