@@ -91,15 +91,18 @@ class Answer:
             self._by_chance(np.empty(0, np.int64))
         return self._above or self.quality
 
+    @cached_property
+    def _p(self) -> Float:
+        """(n_slides,) p of the slides that were asked for; NaN of the others."""
+        return np.full(len(self.predicted), np.nan)
+
     def p(self, rows: Ints) -> Float:
         """Share of random sets that score as high."""
-        found = np.empty(len(rows))
-        for start in range(0, len(rows), _P_ROWS):
-            some = rows[start : start + _P_ROWS]
-            found[start : start + _P_ROWS] = empirical_p(
-                self.predicted[some], self._by_chance(some)
-            )
-        return found
+        new = np.unique(rows[np.isnan(self._p[rows])])
+        for start in range(0, len(new), _P_ROWS):
+            some = new[start : start + _P_ROWS]
+            self._p[some] = empirical_p(self.predicted[some], self._by_chance(some))
+        return self._p[rows]
 
     @cached_property
     def _half_widths(self) -> HalfWidths:
