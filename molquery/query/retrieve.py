@@ -186,13 +186,13 @@ def _queries(
     if os.path.exists(path):
         return _from_file(engine, path, source, options, notes)
     slides, profiles = (_texts(engine, spec)[spec.key] for spec in (SLIDES, PROFILES))
-    near = slides.near(query) or profiles.near(query)
+    near = slides.near(query, 1, 0.8) or profiles.near(query, 1, 0.8)
     first = np.arange(2)
     raise InputError(
         f"{query} is neither a slide, a profile, nor a file",
         found=f"slides such as {some(slides.at(first[: len(slides)]))}; "
         f"profiles such as {some(profiles.at(first[: len(profiles)]))}",
-        hint=f"did you mean {near}?" if near else None,
+        hint=f"did you mean {near[0]}?" if near else None,
     )
 
 
