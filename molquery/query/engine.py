@@ -199,6 +199,11 @@ class Engine:
                                 "one computes it again")  # fmt: skip
         return found or prepared.aside(self.database, planned, tell)
 
+    def look_ahead(self) -> None:
+        """Begin to check what scores of all slides will need, if it is stored."""
+        if self._stored is not None:
+            self._stored.check_ahead()
+
     @property
     def operators(self) -> Mapping[str, Operator]:
         """The prediction weights by fold scheme."""
