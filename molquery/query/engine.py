@@ -91,6 +91,7 @@ class Engine:
         progress: Callable[[], AbstractContextManager[Progress]] = _silence,
     ) -> None:
         self._mapper, self._progress = mapper, progress
+        self._looking_ahead = False
         database = database.pinned()
         facts = space_facts(database)
         if facts is None:
@@ -200,8 +201,9 @@ class Engine:
         return found or prepared.aside(self.database, planned, tell)
 
     def look_ahead(self) -> None:
-        """Begin to check what scores of all slides will need, if it is stored."""
-        if self._stored is not None:
+        """Begin to check what scores of all slides will need, if it is stored; once."""
+        if self._stored is not None and not self._looking_ahead:
+            self._looking_ahead = True
             self._stored.check_ahead()
 
     @property
