@@ -27,6 +27,7 @@ from molquery.query.answer import answer
 from molquery.query.engine import Engine
 from molquery.query.methods import compare_methods
 from molquery.space import need_space
+from molquery.texts import Groups
 from molquery.vectors import Float, Ints, Strings
 
 SEEDS = range(20)
@@ -132,7 +133,7 @@ def variants(engine: Engine, scores: Float) -> None:
     for known in halves(patients):
         for s in range(scores.shape[1]):
             spread = engine.spread(scores[:, s])[slide]
-            place = calibrate.within_groups(predicted[:, s], cohorts)[0]
+            place = calibrate.within_groups(predicted[:, s], Groups.of(cohorts))[0]
             off = measured[:, s] - predicted[:, s]
             for name, u in (("constant width", np.ones(len(off))), ("by spread (chosen)", spread)):
                 own = (off / u)[known], cohorts[known], patients[known]
@@ -158,8 +159,11 @@ def variants(engine: Engine, scores: Float) -> None:
 def farness(engine: Engine) -> Float:
     """The larger percentile, within the cohort, of the two distances of every pair's slide."""
     slide = engine.pairs.slide
-    each = [calibrate.within_groups(d.astype(np.float64)[slide], engine.cohorts[slide])[0]
-            for d in engine.operator.distance.T]  # fmt: skip
+    cohorts = Groups.of(engine.cohorts[slide])
+    each = [
+        calibrate.within_groups(d.astype(np.float64)[slide], cohorts)[0]
+        for d in engine.operator.distance.T
+    ]
     return np.asarray(np.max(each, axis=0))
 
 
@@ -198,12 +202,13 @@ def unseen_cohorts(engine: Engine, scores: Float) -> None:
 def domain(engine: Engine) -> None:
     """How often ordinary slides are flagged, and how often planted and real strangers are."""
     operator, held_out = engine.operator, engine.held_out
-    distance = operator.distance.astype(np.float64)
+    distance = operator.distance
     rows = []
     for cohort in np.unique(engine.cohorts[held_out]):
         alarms = []
         for known in halves(engine.groups):
-            flagged = calibrate.outlying(distance, held_out & known, engine.cohorts, engine.groups)
+            at = np.flatnonzero(held_out & known)
+            flagged = calibrate.outlying(distance, at, engine.by_cohort, engine.groups[at])
             alarms.append(flagged[held_out & ~known & (engine.cohorts == cohort)].mean())
         mine = ~held_out & (engine.cohorts == cohort)
         alarm = float(engine.out_of_domain[mine].mean()) if mine.any() else float("nan")
@@ -248,9 +253,10 @@ def flagged(
     By both distances, and by either alone at the same rate of false alarms.
     """
     operator = predict.build_operator(need_space(engine.database), PATIENT_SCHEME, slides, profiles)
-    distance, held = operator.distance.astype(np.float64), operator.model >= 0
+    distance, held = operator.distance, np.flatnonzero(operator.model >= 0)
+    cohorts, groups = Groups.of(slides.cohorts), slides.groups[held]
     return [
-        float(calibrate.outlying(d, held, slides.cohorts, slides.groups)[target].mean())
+        float(calibrate.outlying(d, held, cohorts, groups)[target].mean())
         for d in (distance, distance[:, :1], distance[:, 1:])
     ]
 

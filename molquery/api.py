@@ -1,6 +1,7 @@
 """The Python API: `molquery.open(path)` gives a `Database` that answers.
 
-The same library functions serve the command line. Nothing here prints.
+The same library functions serve the command line. Nothing here prints. What a question needs is
+imported when it is asked.
 """
 
 from __future__ import annotations
@@ -13,13 +14,13 @@ from typing import TYPE_CHECKING, Any
 from molquery import database as storage
 from molquery.genesets import collections
 from molquery.genesets.inline import parse_genes
-from molquery.query import cohort, retrieve, search, strata
 from molquery.query.engine import Engine
-from molquery.query.summary import Summary, held_out_summary
 from molquery.records import Signature
 
 if TYPE_CHECKING:
+    from molquery.query import cohort, retrieve, search, strata
     from molquery.query.evaluation import Evaluation, Settings
+    from molquery.query.summary import Summary
 
 
 class Database:
@@ -57,22 +58,32 @@ class Database:
         Args:
             signature: a `Signature`, the name of a shipped gene set, or `FILE.gmt#NAME`.
         """
+        from molquery.query import search
+
         return search.search(self.engine, as_signature(signature), **options)
 
     def retrieve(self, query: str, *, to: str, **options: Any) -> retrieve.Neighbours:
         """The nearest slides or profiles; options as in `molquery.query.retrieve.retrieve`."""
+        from molquery.query import retrieve
+
         return retrieve.retrieve(self.engine, query, to=to, **options)
 
     def score(self, signatures: Sequence[str | Signature], **options: Any) -> cohort.Scores:
         """Every slide's score for many signatures; options as in `molquery.query.cohort.score`."""
+        from molquery.query import cohort
+
         return cohort.score(self.engine, [as_signature(s) for s in signatures], **options)
 
     def stratify(self, *signatures: str | Signature, **options: Any) -> strata.Strata:
         """Strata by one or more signatures; options as in `query.strata.stratify_cohort`."""
+        from molquery.query import strata
+
         return strata.stratify_cohort(self.engine, [as_signature(s) for s in signatures], **options)
 
     def summary(self) -> Summary:
         """Held-out retrieval and predictability of the current space, from what is stored."""
+        from molquery.query.summary import held_out_summary
+
         return held_out_summary(self.engine)
 
     def evaluate(self, settings: Settings | None = None, **options: Any) -> Evaluation:

@@ -10,6 +10,7 @@ MolqueryError
 ├── GeneSetError           a gene set is unknown, malformed, or has too few genes in the database
 ├── FilterError            a --where expression that cannot be evaluated
 ├── DatabaseError          no database here, another format version, or damaged
+│   └── ConflictError      another writer came first: nothing has changed
 ├── NotReadyError          a step that must come first is missing (align before search)
 ├── SpaceError             alignment is impossible: no pairs, too few pairs, one cohort only
 ├── IndexFileError         an index is missing, stale or damaged, or a recipe is not valid
@@ -75,6 +76,10 @@ class FilterError(MolqueryError):
 
 class DatabaseError(MolqueryError):
     """There is no database at a path, or it cannot be read."""
+
+
+class ConflictError(DatabaseError):
+    """Another process has written to the database first: nothing of the command took effect."""
 
 
 class NotReadyError(MolqueryError):

@@ -750,7 +750,7 @@ def _join_metadata(database: Database, table: pa.Table, on: str | None) -> Metad
     keys = table[on].cast(pa.string())
     table = table.set_column(table.schema.get_field_index(on), on, keys)
     table = table.filter(keys.is_valid())
-    _check_unique(table[on].to_pylist(), on)
+    _check_unique(table[on].to_pylist(), on, option="--on")
     table, changes = storable(_own_names(table, on), keep=[on])
     notes += changes
     specs = [s for s in schema.TABLES.values() if database.has(s)]
@@ -929,13 +929,13 @@ def _one_encoder(parts: Sequence[readers.Slides], encoder: str | None) -> str:
     return encoder
 
 
-def _check_unique(ids: Sequence[str], noun: str) -> None:
+def _check_unique(ids: Sequence[str], noun: str, option: str = "--id") -> None:
     if len(set(ids)) != len(ids):
         twice = [i for i, n in Counter(ids).items() if n > 1]
         raise DuplicateIdError(
-            f"{len(twice)} {noun} ids appear more than once",
+            f"{len(twice)} {noun.removesuffix('_id')} ids appear more than once",
             found=some(twice, 3),
-            hint="every row needs an id of its own; --id COLUMN chooses another column",
+            hint=f"every row needs an id of its own; {option} COLUMN chooses another column",
         )
 
 

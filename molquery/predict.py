@@ -31,12 +31,13 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from molquery import index, schema
+from molquery import index, schema, sparse
 from molquery.barcodes import pair_keys
 from molquery.database import Database, list_to_matrix
+from molquery.database.mapped import Rows as CheckedRows
 from molquery.schema import PROFILES, SLIDES, TableSpec
 from molquery.space import TEMPERATURE, Fold, Model, SharedSpace
-from molquery.threads import Mapper, parallel, streamed
+from molquery.threads import Mapper, parallel, processors, streamed
 from molquery.vectors import (
     Bools,
     Float,
@@ -65,10 +66,13 @@ NEAREST = 10  # training slides whose mean distance says how near a slide is to 
 #: What stored operators depend on beside the data; the first number counts changes of the formula
 #: and of how it is stored.
 SETTINGS = (4, NEIGHBOURS, SOFT_SHARE, COMPONENTS, RIDGE, OWN_SLOPE, LEVEL, GRAND)
-_FEW_SETS = 4  # up to here the weights are used as they are: no matrix, no scipy
+_FEW_SETS = 4  # up to here the weights are used as they are: no matrix
 _DENSE_CELLS = 50_000_000  # slides x profiles up to which the weights are held as a dense matrix
 _FEW_COLUMNS = 7  # up to here one sparse product a set is faster than one for all
-_BLOCK = 8_192  # rows of a product at a time
+_BLOCK = 4_096  # rows of a product at a time: they stay in the caches from the check on
+_ROUGH_BLOCK = 1_024
+_WORTH_SOLVING = 50  # slides of one cohort and fold
+_ALONE = 100_000  # numbers up to which a product is not worth a second thread
 REMOTE = 65_536  # slides that another process computes at a time: 120 MB of weights
 _Part = Callable[[Ints], Float | Matrix]
 
@@ -77,8 +81,9 @@ _Part = Callable[[Ints], Float | Matrix]
 class Operator:
     """The stored weights: reference scores in, slide scores out.
 
-    Its arrays may be memory-mapped. Large archives are gone through a block of rows at a time, each
-    row by itself, so that the scores do not depend on the number of processors.
+    Its arrays may be memory-mapped, and checked as rows are taken. Large archives are gone through
+    a block of rows at a time, each row by itself, so that the scores do not depend on the number of
+    processors.
 
     Attributes:
         rows: (n_rows,) int64, ascending positions of the slides that it covers: all of them, or
@@ -98,11 +103,11 @@ class Operator:
     """
 
     rows: Ints
-    neighbours: npt.NDArray[np.int32]
-    weights: Matrix
+    neighbours: npt.NDArray[np.int32] | CheckedRows
+    weights: Matrix | CheckedRows
     soft_share: Matrix
     model: Ints
-    components: Matrix
+    components: Matrix | CheckedRows
     group: Ints
     solvers: Matrix
     distance: Matrix
@@ -129,7 +134,7 @@ class Operator:
             # Picking rows of the answer is cheaper than copying rows of the matrix.
             whole = np.asarray(self.dense @ values, dtype=np.float64)
             return whole if slides is None else whole[at]
-        soft, linear = self._soft(values), self._linear(values)
+        soft, linear = self._soft(values), self._linear(values, at)
 
         def blend(rows: Ints) -> Float:
             share = self.soft_share[rows, None].astype(np.float64)
@@ -137,13 +142,51 @@ class Operator:
 
         return _in_blocks(blend, at, n_sets)
 
+    def roughly(self, scores: Float, slides: Ints) -> Matrix:
+        """As `apply`, float32, for many sets and some slides: faster, and equal but for rounding.
+
+        Both terms are one sparse product: the neighbours' scores with their weights, and what the
+        solvers make of the scores with the components.
+        """
+        at, values = self.at(slides), np.asarray(scores, dtype=np.float32)
+        if self._small:
+            return np.asarray((self.dense @ values)[at])
+        out = np.empty((len(at), values.shape[1]), np.float32)
+        _, group, count = np.unique(self.group[at], return_inverse=True, return_counts=True)
+        # What a solver makes of all sets is not worth its while for few slides.
+        lone = np.flatnonzero(count[group] < _WORTH_SOLVING)
+        many = np.flatnonzero(count[group] >= _WORTH_SOLVING)
+        groups, group = np.unique(self.group[at[many]], return_inverse=True)
+        solved = _each(self.solvers, groups, values)
+        columns = np.concatenate([values, solved.reshape(-1, values.shape[1])])
+        width = solved.shape[1]
+
+        def alone(start: int) -> None:
+            some = lone[start : start + _ROUGH_BLOCK]
+            out[some] = self._rows(at[some]) @ values
+
+        def together(start: int) -> None:
+            some = slice(start, start + _ROUGH_BLOCK)
+            rows = at[many[some]]
+            a = self.soft_share[rows, None]
+            first = len(values) + group[some, None].astype(np.int32) * np.int32(width)
+            near = np.maximum(self.neighbours[rows], 0)
+            indices = np.hstack([near, first + np.arange(width, dtype=np.int32)])
+            weights = np.hstack([a * self.weights[rows], (1 - a) * self.components[rows]])
+            out[many[some]] = sparse.product(indices, weights, columns)
+
+        for part, rows in ((alone, lone), (together, many)):
+            parallel(part, range(0, len(rows), _ROUGH_BLOCK))
+        return out
+
     def soft(self, scores: Matrix, slides: Ints | None = None) -> Float:
         """The first term alone, (n_slides, n_sets): the soft average over neighbours."""
         return _in_blocks(self._soft(scores), self.at(slides), scores.shape[1])
 
     def linear(self, scores: Matrix, slides: Ints | None = None) -> Float:
         """The second term alone, (n_slides, n_sets): the ridge regression."""
-        return _in_blocks(self._linear(scores), self.at(slides), scores.shape[1])
+        at = self.at(slides)
+        return _in_blocks(self._linear(scores, at), at, scores.shape[1])
 
     def at(self, slides: Ints | None) -> Ints:
         """Rows of the arrays (n_slides,) that hold slides, given by their positions.
@@ -163,58 +206,61 @@ class Operator:
     @cached_property
     def dense(self) -> Matrix:
         """The whole operator as one matrix (n_rows, n_reference), for archives where it fits."""
-        out = np.zeros((len(self.weights), self.n_reference), np.float32)
-        share = self.soft_share[:, None]
-        padded = self.neighbours < 0
+        return self._rows(np.arange(len(self.weights)))
+
+    def _rows(self, rows: Ints) -> Matrix:
+        """Some of its rows (n, n_reference)."""
+        out = np.zeros((len(rows), self.n_reference), np.float32)
+        neighbours, share = self.neighbours[rows], self.soft_share[rows, None]
+        weights, group = share * self.weights[rows], self.group[rows]
+        padded = neighbours < 0
         if padded.any():
-            rows, slots = np.nonzero(~padded)
-            out[rows, self.neighbours[rows, slots]] = (share * self.weights)[rows, slots]
+            at, slots = np.nonzero(~padded)
+            out[at, neighbours[at, slots]] = weights[at, slots]
         else:
-            np.put_along_axis(out, self.neighbours, share * self.weights, axis=1)
-        linear = (1 - share) * self.components
-        for g in np.unique(self.group):
-            mine = np.flatnonzero(self.group == g)
+            np.put_along_axis(out, neighbours, weights, axis=1)
+        linear = (1 - share) * self.components[rows]
+        for g in np.unique(group):
+            mine = np.flatnonzero(group == g)
             out[mine] += linear[mine] @ self.solvers[g]
         return out
 
     def _soft(self, scores: Matrix) -> _Part:
         """What gives the first term of some rows."""
-        n_sets, width = scores.shape[1], self.neighbours.shape[1]
+        n_sets = scores.shape[1]
 
         def few(rows: Ints) -> Matrix:  # padding has weight 0, so -1 may point anywhere
             indices, weights = self.neighbours[rows], self.weights[rows]
             return np.stack([(weights * s[indices]).sum(axis=1) for s in scores.T], axis=1)
 
         if self._small and n_sets <= _FEW_SETS:
-            return few  # without scipy, which takes longer to import
-        from scipy.sparse import csr_array
-
+            return few
         # Whole SIMD registers; but for a few sets the products with vectors are faster.
         padded = np.zeros((len(scores), -(-n_sets // 4) * 4), np.float32)
         padded[:, :n_sets] = scores
-        columns = [np.ascontiguousarray(column) for column in scores.T]
+        columns = [scores[:, [s]] for s in range(n_sets)]
 
         def product(rows: Ints) -> Matrix:
             span = _span(rows)
             indices, weights = self.neighbours[span], self.weights[span]
             if len(indices) and indices[:, -1].min() < 0:
                 indices = np.maximum(indices, 0)
-            starts = np.arange(0, indices.size + 1, width, dtype=np.int32)
-            flat = (weights.reshape(-1), indices.reshape(-1), starts)
-            sparse = csr_array(flat, shape=(len(rows), self.n_reference))
             if n_sets <= _FEW_COLUMNS:
-                return np.stack([sparse @ column for column in columns], axis=1)
-            return np.asarray((sparse @ padded)[:, :n_sets])
+                each = [sparse.product(indices, weights, column) for column in columns]
+                return np.concatenate(each, axis=1)
+            return sparse.product(indices, weights, padded)[:, :n_sets]
 
         return product
 
-    def _linear(self, scores: Matrix) -> _Part:
-        """What gives the second term of some rows."""
-        solved = self.solvers @ scores  # (n_groups, m + 1, n_sets)
+    def _linear(self, scores: Matrix, at: Ints) -> _Part:
+        """What gives the second term of some of the rows `at`."""
         n_sets = scores.shape[1]
+        needed = np.bincount(self.group[at], minlength=len(self.solvers)) > 0
+        place = np.cumsum(needed) - 1
+        solved = _each(self.solvers, np.flatnonzero(needed), scores)  # (n_needed, m + 1, n_sets)
 
         def by_group(rows: Ints) -> Matrix:
-            group = self.group[rows]
+            group = place[self.group[rows]]
             out = np.empty((len(rows), n_sets), np.float32)
             for g in np.unique(group):
                 mine = group == g
@@ -222,12 +268,27 @@ class Operator:
             return out
 
         def by_row(rows: Ints) -> Matrix:
-            components, group = self.components[_span(rows)], self.group[rows]
+            components, group = self.components[_span(rows)], place[self.group[rows]]
             columns = (np.ascontiguousarray(solved[:, :, s])[group] for s in range(n_sets))
             each = [np.einsum("ij,ij->i", components, column) for column in columns]
             return np.stack(each, axis=1)
 
         return by_row if n_sets <= _FEW_COLUMNS and not self._small else by_group
+
+
+def _each(solvers: Matrix, groups: Ints, scores: Matrix) -> Matrix:
+    """(n_groups, m + 1, n_sets) the solvers of some groups times scores (n_reference, n_sets)."""
+    out = np.empty((len(groups), solvers.shape[1], scores.shape[1]), np.float32)
+
+    def solve(part: Ints) -> None:
+        for i in part:
+            np.matmul(solvers[groups[i]], scores, out=out[i])
+
+    if out.size < _ALONE:
+        solve(np.arange(len(groups)))
+    else:
+        parallel(solve, np.array_split(np.arange(len(groups)), processors()))
+    return out
 
 
 def _in_blocks(part: _Part, rows: Ints, n_sets: int) -> Float:

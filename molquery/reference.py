@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -15,7 +15,8 @@ from molquery.genesets import scoring
 from molquery.genesets.match import MIN_FRACTION, MIN_GENES, Match, match
 from molquery.records import Signature
 from molquery.schema import PROFILES
-from molquery.vectors import Bools, Float, Matrix, Strings, as_text
+from molquery.texts import Texts
+from molquery.vectors import Bools, Float, Matrix, Strings
 
 DEFAULT_SCORING = "mean_z"
 #: A gene measured in fewer of the profiles than this is treated as missing.
@@ -54,19 +55,48 @@ class Reference:
     #: What is read of the profiles.
     COLUMNS = (PROFILES.key, schema.PATIENT, schema.COHORT, PROFILES.vector)
 
-    def __init__(self, database: Database, left_out: Collection[str] = ()) -> None:
-        """`left_out` names profiles that are scored but on whose values no scale is based."""
-        table = database.read_sidecar(PROFILES, self.COLUMNS)
-        self.ids: Strings = as_text(table[PROFILES.key])
-        self.patients: Strings = as_text(table[schema.PATIENT])
-        self.cohorts: Strings = as_text(table[schema.COHORT])
-        self.expression: Matrix = list_to_matrix(table[PROFILES.vector])
+    def __init__(
+        self,
+        database: Database,
+        left_out: Collection[str] = (),
+        known: Callable[[], Moments | None] = lambda: None,
+    ) -> None:
+        """`left_out` names profiles that are scored but on whose values no scale is based; `known`
+        gives the moments where they have been computed already."""
+        self._database, self._left_out, self._known = database, frozenset(left_out), known
+        table = database.read_sidecar(PROFILES, self.COLUMNS[:-1])
+        self.texts = {name: Texts(table[name]) for name in self.COLUMNS[:-1]}
         self.genes: list[str] = list(facts_of(table.schema)["genes"])
-        self._left_out = frozenset(left_out)
+
+    def __len__(self) -> int:
+        return len(self.texts[PROFILES.key])
+
+    @property
+    def ids(self) -> Strings:
+        """(n_reference,) in order."""
+        return self.texts[PROFILES.key].all
+
+    @property
+    def patients(self) -> Strings:
+        """(n_reference,) their patients."""
+        return self.texts[schema.PATIENT].all
+
+    @property
+    def cohorts(self) -> Strings:
+        """(n_reference,) their cohorts."""
+        return self.texts[schema.COHORT].all
+
+    @cached_property
+    def expression(self) -> Matrix:
+        """(n_reference, n_genes) on the scale of the database; missing values are NaN."""
+        column = self._database.read_sidecar(PROFILES, self.COLUMNS)[PROFILES.vector]
+        return list_to_matrix(column)
 
     @cached_property
     def moments(self) -> Moments:
         """Of every gene over the reference, without profiles that are left out."""
+        if (known := self._known()) is not None:
+            return known
         used = self.expression
         if self._left_out:
             used = used[~np.isin(self.ids, sorted(self._left_out))]
@@ -170,7 +200,7 @@ class Reference:
             InputError: the scoring method is not known.
         """
         if not sets:
-            return np.empty((len(self.ids), 0))
+            return np.empty((len(self), 0))
         if method == DEFAULT_SCORING:
             if len(sets) == 1 and self._complete:
                 positions, weights = sets[0]

@@ -56,7 +56,7 @@ def parallel(
 
     from threadpoolctl import threadpool_limits
 
-    with threadpool_limits(limits=1), ThreadPoolExecutor(_processors()) as pool:
+    with threadpool_limits(limits=1), ThreadPoolExecutor(processors()) as pool:
         futures = [pool.submit(function, item) for item in items]
         try:
             for count, _ in enumerate(as_completed(futures), start=1):
@@ -74,7 +74,7 @@ def streamed(function: Callable[[Item], Result], items: Iterable[Item]) -> Itera
 
     from threadpoolctl import threadpool_limits
 
-    ahead = _processors()
+    ahead = processors()
     with threadpool_limits(limits=1), ThreadPoolExecutor(ahead) as pool:
         waiting: deque[Future[Result]] = deque()
         try:
@@ -105,6 +105,6 @@ def ahead(items: Iterator[Item]) -> Iterator[Item]:
             yield cast("Item", item)
 
 
-def _processors() -> int:
+def processors() -> int:
     """Processors that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

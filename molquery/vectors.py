@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from molquery.arrow import numbers
 from molquery.errors import VectorError, some
 
 Matrix: TypeAlias = npt.NDArray[np.float32]
@@ -19,6 +20,11 @@ Strings: TypeAlias = npt.NDArray[np.str_]
 
 def as_text(column: Any) -> Strings:
     """A table's column (n,) as text; missing values are the empty string."""
+    if str(getattr(column, "type", "")).startswith("dictionary"):
+        chunks = getattr(column, "chunks", [column])
+        coded = [as_text(c.dictionary)[numbers(c.indices)] for c in chunks if not c.null_count]
+        if coded and len(coded) == len(chunks):
+            return np.concatenate(coded)
     if str(getattr(column, "type", "")) == "string":
         chunks = getattr(column, "chunks", [column])
         found = [_ascii(chunk) for chunk in chunks if len(chunk)]

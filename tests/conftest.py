@@ -23,7 +23,7 @@ from pyarrow import parquet
 
 from molquery import synth
 from molquery.align.train import AlignSettings, align
-from molquery.cli.main import main
+from molquery.cli.main import run as command_line
 from molquery.database import Database
 from molquery.genesets import collections
 from molquery.ingest import ingest_metadata, ingest_profiles, ingest_slides
@@ -69,7 +69,7 @@ def cli() -> Cli:
         words = ["molquery", *(str(a) for a in arguments)]
         with mock.patch.object(sys, "argv", words), redirect_stdout(out), redirect_stderr(err):
             try:
-                main()
+                command_line()
                 code = 0
             except SystemExit as stop:
                 code = int(stop.code or 0)

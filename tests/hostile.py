@@ -34,7 +34,7 @@ import pyarrow as pa
 from pyarrow import parquet
 
 from molquery import synth
-from molquery.cli.main import main as command_line
+from molquery.cli.main import run as command_line
 from molquery.genesets import collections
 
 #: Seconds after which a command counts as hanging.

@@ -23,8 +23,8 @@ LAYERS = (
      "overview", "cluster", "synth", "history", "backup", "environment"},
     {"evaluate", "predict", "reference", "space", "index", "recipes", "genesets", "readers",
      "genes", "database", "resume", "rna", "metadata"},
-    {"records", "vectors", "schema", "errors", "files", "barcodes", "encoders", "threads",
-     "data", "scales", "keys", "filters", "processes", "images"},
+    {"records", "vectors", "texts", "schema", "errors", "files", "barcodes", "encoders", "threads",
+     "data", "scales", "keys", "filters", "processes", "images", "sparse", "arrow"},
 )  # fmt: skip
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 

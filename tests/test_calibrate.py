@@ -3,6 +3,7 @@
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -26,8 +27,9 @@ from molquery.readers import Options
 from molquery.records import Predictability, Signature
 from molquery.schema import SLIDES
 from molquery.space import need_space
+from molquery.texts import Groups
 
-Array = npt.NDArray[np.float64]
+Array = npt.NDArray[Any]
 HYPOXIA = collections.find("HALLMARK_HYPOXIA")
 UNSEEN = collections.find("HALLMARK_OXIDATIVE_PHOSPHORYLATION")
 
@@ -196,7 +198,8 @@ def engine_without(engine: Engine, few: str, keep: int) -> Engine:
     mine = engine.cohorts[pairs.slide] == few
     some = np.unique(engine.patients[pairs.slide[mine]])[:keep]
     keep_rows = ~mine | np.isin(engine.patients[pairs.slide], some)
-    other.pairs = HeldOutPairs.of(pairs.slide[keep_rows], pairs.profile[keep_rows], engine.cohorts)
+    slide, profile = pairs.slide[keep_rows], pairs.profile[keep_rows]
+    other.pairs = HeldOutPairs.of(slide, profile, engine.cohorts[slide])
     return other
 
 
@@ -284,6 +287,12 @@ def test_distances_are_those_of_plain_loops(
         np.testing.assert_allclose(found, [np.sqrt(np.mean(near)), np.linalg.norm(rest)], rtol=1e-4)
 
 
+def outlying(distance: Array, held_out: Array, cohorts: Array) -> Array:
+    """`calibrate.outlying` of slides that each have a patient of their own."""
+    known = np.flatnonzero(held_out)
+    return calibrate.outlying(distance, known, Groups.of(cohorts), names(len(known)))
+
+
 def test_a_slide_beyond_the_held_out_slides_of_its_cohort_is_flagged() -> None:
     rng = np.random.default_rng(4)
     distance = np.abs(rng.normal(size=(500, 2)))
@@ -291,7 +300,7 @@ def test_a_slide_beyond_the_held_out_slides_of_its_cohort_is_flagged() -> None:
     distance[cohorts == "B"] *= 10
     held_out = np.arange(500) % 10 != 0
     distance[0], distance[10], distance[490] = (0, 7), (7, 0), (7, 7)
-    flagged = calibrate.outlying(distance, held_out, cohorts, names(500))
+    flagged = outlying(distance, held_out, cohorts)
     assert flagged[0]
     assert flagged[10]
     assert not flagged[490], "far for A, near for its own cohort"
@@ -304,7 +313,7 @@ def test_ordinary_slides_are_flagged_as_seldom_as_promised() -> None:
         distance = rng.gamma(5, size=(800, 2))
         held_out = np.arange(800) < 600
         cohorts = np.where(np.arange(800) % 2, "A", "B")
-        shares.append(calibrate.outlying(distance, held_out, cohorts, names(800))[600:].mean())
+        shares.append(outlying(distance, held_out, cohorts)[600:].mean())
     assert np.mean(shares) < calibrate.FALSE_ALARM + 0.004
     assert np.mean(shares) > calibrate.FALSE_ALARM / 2
 
@@ -312,7 +321,7 @@ def test_ordinary_slides_are_flagged_as_seldom_as_promised() -> None:
 def test_few_held_out_slides_bound_by_their_largest() -> None:
     distance = np.array([[1.0, 0.0], [2.0, 0.0], [3.0, 0.0], [3.5, 0.0], [2.5, 0.0]])
     held_out = np.array([True, True, True, False, False])
-    flagged = calibrate.outlying(distance, held_out, np.full(5, "A"), names(5))
+    flagged = outlying(distance, held_out, np.full(5, "A"))
     assert flagged.tolist() == [False, False, False, True, False]
 
 

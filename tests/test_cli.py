@@ -5,6 +5,7 @@ import json
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from io import StringIO
 from pathlib import Path
@@ -156,6 +157,28 @@ def test_streams_that_are_closed_or_full_do_no_harm(
     assert Database.open(aligned_copy).count(SLIDES, "slide_id = 'n1'") == 1
     assert doctor.examine(aligned_copy).findings
     assert not [f for f in doctor.examine(aligned_copy).findings if f.severity == "error"]
+
+
+def test_a_ctrl_c_where_python_can_raise_nothing_is_not_lost() -> None:
+    """Python drops what is raised in the callback of a weak reference, and prints it."""
+    program = """
+import signal, sys, time, weakref
+from molquery.cli import main as program
+
+class Kept: ...
+def work(**_):
+    kept = Kept()
+    reference = weakref.ref(kept, lambda _: signal.raise_signal(signal.SIGINT))
+    del kept
+    time.sleep(30)
+program.cli.main = work
+program.main()
+"""
+    start = time.monotonic()
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 130
+    assert done.stderr == "molquery: interrupted; the database is whole\n"
+    assert time.monotonic() - start < 25
 
 
 def test_other_errors_keep_their_traceback(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -536,24 +536,27 @@ def test_a_derived_file_of_a_state_that_has_passed_is_not_stored(aligned_copy: P
         view.write_sidecar(SLIDES, ["cohort"])
 
 
-def test_a_derived_file_that_goes_while_it_is_read_is_done_without(
+def test_a_derived_file_that_goes_while_it_is_read_is_read_all_the_same(
     aligned_copy: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Between its check and its use, another process has built it anew."""
+    """Between its being opened and its use, another process has built it anew."""
     database = Database.open(aligned_copy)
     space_id = database.manifest()["spaces"]["default"]["space_id"]
     right = database.read(SLIDES, [SLIDES.key])
-    real = Database.derived
+    real = Database.mapped
 
     def gone(self: Database, section: str, key: str) -> Any:
         found = real(self, section, key)
         assert found is not None
-        found[1].unlink()
+        found[1].path.unlink()
         return found
 
-    monkeypatch.setattr(Database, "derived", gone)
-    assert database.read_sidecar(SLIDES, [SLIDES.key]).equals(right)
-    assert prepared.load(database, space_id) is None
+    with monkeypatch.context() as patched:
+        patched.setattr(Database, "mapped", gone)
+        assert database.read_sidecar(SLIDES, [SLIDES.key]).equals(right)
+        assert prepared.load(database, space_id) is not None
+    assert database.read_sidecar(SLIDES, [SLIDES.key]).to_pydict() == right.to_pydict()
+    assert prepared.load(database, space_id) is None, "it is not there any more"
 
 
 def test_a_view_made_within_a_block_sees_what_the_block_did(database: Database) -> None:

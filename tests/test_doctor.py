@@ -147,7 +147,7 @@ def test_damaged_shared_vectors_are_projected_anew(aligned_copy: Path, aligned: 
     for stored in aligned_copy.glob("indexes/default-*"):
         stored.unlink()  # else nothing needs the file
     with pytest.raises(DatabaseError, match="is damaged"):
-        top(aligned_copy)
+        _ = Engine(Database.open(aligned_copy)).slide_vectors
     after = doctor.repair(aligned_copy)
     # The version before holds the damaged file, and cannot be restored.
     assert set(bad(after)) == {"versions"}

@@ -91,8 +91,12 @@ def test_collections_of_a_database(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="already"):
         register(database, "mine", other, origin="b")
     assert register(database, "mine", other, origin="b", overwrite=True)
-    assert dict(registered(database)[0].weights) == {"TP53": -0.1}
     file = database.path / "genesets" / database.manifest()["collections"]["mine"]["file"]
+    file.write_bytes(file.read_bytes()[:-9])
+    assert register(database, "mine", other, origin="b"), "a damaged file is no content"
+    assert not register(database, "mine", other, origin="b")
+    assert len(registered(database)) == len(other)
+    assert dict(registered(database)[0].weights) == {"TP53": -0.1}
     for name in ("hallmark", "../x", "", "a b"):
         with pytest.raises(GeneSetError, match="cannot be called"):
             register(database, name, sets, origin="x")

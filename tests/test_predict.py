@@ -291,7 +291,7 @@ def test_scores_do_not_depend_on_the_number_of_processors(
     monkeypatch.setattr(predict, "_BLOCK", 512)
     found = []
     for processors in (1, 2):
-        monkeypatch.setattr("molquery.threads._processors", lambda n=processors: n)
+        monkeypatch.setattr("molquery.threads.processors", lambda n=processors: n)
         found.append(operator.apply(scores).tobytes())
     assert found[0] == found[1]
 

@@ -24,6 +24,7 @@ from test_architecture import modules_after
 from molquery import synth
 from molquery.database import Database, manifest
 from molquery.database.objects import ConditionError, Objects
+from molquery.database.remote import Remote
 from molquery.errors import DatabaseError
 from molquery.history import restore, versions
 from molquery.ingest import ingest_slides
@@ -475,6 +476,33 @@ def test_of_two_writers_from_one_version_one_takes_effect(
     assert ids(Database.open(uri)) == sorted([*before, *both])
     told = [v.details for v in versions(Database.open(uri))][-2:]
     assert told == ["3 slides inserted, 0 updated"] * 2
+
+
+@pytest.mark.parametrize(("rivals", "code"), [(2, 0), (3, 1)])
+def test_a_command_that_others_came_before_is_run_again_a_few_times(
+    uri: str, cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rivals: int, code: int
+) -> None:
+    with monkeypatch.context() as changed:
+        changed.setenv("MOLQUERY_CACHE", str(tmp_path / "elsewhere"))
+        there = Database.open(uri)
+    push, met = Remote.push, list[str]()
+
+    def overtaken(remote: Remote, *words: Any) -> None:
+        if remote is not there.remote and len(met) < rivals:
+            met.append(f"rival{len(met)}")
+            ingest(there, rows(met[-1])(tmp_path / "files"))
+        push(remote, *words)
+
+    monkeypatch.setattr(Remote, "push", overtaken)
+    monkeypatch.setattr("time.sleep", lambda _: None)
+    before = ids(Database.open(uri))
+    mine = rows("mine")(tmp_path / "files")
+    done = cli("--db", uri, "ingest", "slides", mine, "--encoder", ENCODER)
+    assert done.code == code
+    assert done.err.count("it is run again") == 2
+    assert ("run the same command again" in done.err) == (code == 1)
+    new = [f"{name}-{i}" for name in (*met, *["mine"] * (code == 0)) for i in range(3)]
+    assert ids(Database.open(uri)) == sorted([*before, *new])
 
 
 def ingest(database: Database, path: Path) -> None:

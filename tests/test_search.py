@@ -4,12 +4,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from scipy import stats
 
 from molquery import synth
 from molquery.database import Database
 from molquery.errors import ColumnError, FilterError, GeneSetError, InputError
+from molquery.evaluate.metrics import empirical_p
 from molquery.genesets import collections
 from molquery.genesets.inline import parse_genes
 from molquery.query import answer as answering
@@ -19,6 +21,7 @@ from molquery.query.search import COLUMNS, Ranking, search
 from molquery.query.vector import signature_vector
 from molquery.records import Signature
 from molquery.schema import SLIDES
+from molquery.texts import Texts
 from molquery.vectors import Float
 
 HYPOXIA = collections.find("HALLMARK_HYPOXIA")
@@ -153,10 +156,9 @@ def test_fdr_equals_scipy_over_the_slides_ranked(engine: Engine) -> None:
 def test_p_counts_random_sets_that_score_as_high() -> None:
     null = np.random.default_rng(0).normal(size=(5, 200))
     scores = np.linspace(-3, 3, 5)
-    p, z = calibrate.null_statistics(scores, null)
+    p = empirical_p(scores, null)
     expected = [(1 + sum(x >= s for x in row)) / 201 for s, row in zip(scores, null, strict=True)]
     np.testing.assert_allclose(p, expected)
-    np.testing.assert_allclose(z, (scores - null.mean(axis=1)) / null.std(axis=1))
 
 
 def test_random_sets_match_size_weights_and_expression(engine: Engine) -> None:
@@ -190,7 +192,7 @@ def test_p_of_random_signatures_is_roughly_uniform(engine: Engine) -> None:
             engine.reference, match.positions, match.weights, count=200, seed=[i]
         )
         null = engine.predict(engine.reference.matrix(sets))[rows]
-        found.append(calibrate.null_statistics(engine.predict(scores)[rows, 0], null)[0])
+        found.append(empirical_p(engine.predict(scores)[rows, 0], null))
     p = np.array(found)
     for column in p.T:
         assert stats.kstest(column, "uniform").pvalue > 0.001
@@ -336,7 +338,8 @@ def test_wrong_arguments(engine: Engine) -> None:
 
 def test_slides_without_a_cohort_are_ranked_pooled_but_not_within(aligned_copy: Path) -> None:
     engine = Engine(Database.open(aligned_copy))
-    engine.cohorts = np.where(np.arange(len(engine.cohorts)) < 4, "", engine.cohorts)
+    cohorts = np.where(np.arange(len(engine.cohorts)) < 4, "", engine.cohorts)
+    engine.texts["cohort"] = Texts(pa.chunked_array([cohorts.tolist()]))
     pooled = search(engine, HYPOXIA, k=10_000, null=0)
     lone = [r for r in pooled.hits.to_pylist() if r["cohort"] is None]
     assert len(lone) == 4

@@ -117,6 +117,7 @@ def in_own_process(task: Task) -> Result:
         RuntimeError: it failed; holds the end of what it said.
     """
     environment = {**os.environ, "LANCE_LOG": "error", "RUST_LOG": "error"}
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)  # commands start as installed ones do
     command = [sys.executable, "-m", "benchmarks.scale.measure", json.dumps(task)]
     done = subprocess.run(
         command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False

@@ -71,7 +71,7 @@ def adapt(
     emit(
         table,
         provenance={},
-        document=document,
+        document=lambda: document,
         format_=format_,
         output=output,
         overwrite=overwrite,

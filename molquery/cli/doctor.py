@@ -62,8 +62,8 @@ def doctor(
     if format_ != "json":
         caption += [f"{name}: {value}" for name, value in found.environment.items()]
     emit(
-        table, provenance=found.environment, document=document, format_=format_, output=output,
-        overwrite=overwrite, caption=caption,
+        table, provenance=found.environment, document=lambda: document, format_=format_,
+        output=output, overwrite=overwrite, caption=caption,
     )  # fmt: skip
     if not found.healthy:
         ctx.exit(1)

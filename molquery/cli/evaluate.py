@@ -140,7 +140,7 @@ def evaluate(
         emit(
             spectrum_table(engine.spectrum),
             provenance=found.provenance,
-            document=found.to_dict(),
+            document=found.to_dict,
             format_=format_,
             output=output,
             overwrite=overwrite,

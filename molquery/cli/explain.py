@@ -70,7 +70,7 @@ def explain(
     emit(
         found.to_table(),
         provenance=found.provenance,
-        document=found.to_dict(),
+        document=found.to_dict,
         format_=format_,
         output=output,
         overwrite=overwrite,

@@ -46,7 +46,7 @@ def history(ctx: click.Context, format_: str | None, output: Path | None, overwr
     emit(
         table,
         provenance={"database": database.name},
-        document={"database": database.name, "versions": [asdict(v) for v in found]},
+        document=lambda: {"database": database.name, "versions": [asdict(v) for v in found]},
         format_=format_,
         output=output,
         overwrite=overwrite,

@@ -23,7 +23,10 @@ def info(ctx: click.Context, format_: str | None, output: Path | None, overwrite
     facts = overview(database)
     rows = [(k, _text(v)) for k, v in facts.items()]
     table = pa.table({"what": [r[0] for r in rows], "value": [r[1] for r in rows]})
-    emit(table, provenance={}, document=facts, format_=format_, output=output, overwrite=overwrite)
+    emit(
+        table, provenance={}, document=lambda: facts, format_=format_, output=output,
+        overwrite=overwrite,
+    )  # fmt: skip
 
 
 def _text(value: Any) -> str:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import importlib
 import os
+import random
+import signal
 import sys
+import time
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
@@ -14,7 +17,7 @@ import click
 
 from molquery import __version__
 from molquery.cli.streams import open_streams
-from molquery.errors import MolqueryError
+from molquery.errors import ConflictError, MolqueryError
 
 #: command -> (module, one line of help). The modules are imported only when a command runs.
 COMMANDS = {
@@ -46,8 +49,9 @@ COMMANDS = {
 }
 
 
-#: Commands that read nothing but the database and gene sets, so that they never need pandas.
-READS_ONLY = {"search", "score", "stratify", "evaluate", "info"}
+#: Commands that read nothing but the database and gene sets, so that they never need pandas. The
+#: one that may be given a file calls `pandas_now` then.
+READS_ONLY = {"search", "retrieve", "score", "stratify", "evaluate", "info"}
 
 
 class _PandasLater:
@@ -150,7 +154,49 @@ def cli(ctx: click.Context, db: Path | str | None, debug: bool) -> None:
     ctx.obj = {"db": db, "debug": debug}
 
 
+#: How often a command is run that gives way to other writers (of a database on an object store).
+_TRIES = 3
+
+
+def _despite_others() -> Any:
+    """Run the command; again, if another writer came first, which has left nothing of it."""
+    for tries in range(1, _TRIES + 1):
+        try:
+            return cli.main(standalone_mode=False)
+        except ConflictError as error:
+            if tries == _TRIES:
+                raise
+            what = f"molquery: {error.what}; it is run again ({tries + 1} of {_TRIES})"
+            click.echo(what, err=True)
+            time.sleep(tries * random.uniform(0.1, 1.0))
+    return None
+
+
+def _unraisable(report: Any) -> None:
+    """A Ctrl-C that came where Python can raise nothing (in a weak reference's callback, say).
+
+    Python prints it and goes on; it is sent again a moment later, when it can be acted on.
+    """
+    if not issubclass(report.exc_type, KeyboardInterrupt):
+        sys.__unraisablehook__(report)
+        return
+    import threading
+
+    again = threading.Timer(0.01, os.kill, (os.getpid(), signal.SIGINT))
+    again.daemon = True
+    again.start()
+
+
 def main() -> None:
+    """The program: the command line, in a process of its own."""
+    sys.unraisablehook = _unraisable
+    try:
+        run()
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # all is said and done
+
+
+def run() -> None:
     """Run the command line: exit 0, 1 for an error of the user, 2 for wrong usage."""
     open_streams()
     debug = "--debug" in sys.argv
@@ -161,7 +207,7 @@ def main() -> None:
     if READS_ONLY.intersection(sys.argv[1:]):
         sys.meta_path.insert(0, _PandasLater())
     try:
-        code: Any = cli.main(standalone_mode=False)
+        code = _despite_others()
         sys.stdout.flush()
         sys.exit(code if isinstance(code, int) else 0)
     except click.exceptions.NoArgsIsHelpError as error:

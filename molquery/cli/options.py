@@ -48,9 +48,10 @@ def open_database(ctx: click.Context) -> Any:
 
 def open_engine(ctx: click.Context, mapper: Any = None) -> Any:
     """The database's query engine; `mapper` is what `mapper_of` gives."""
+    from molquery.cli.render import progress_bar
     from molquery.query.engine import Engine
 
-    return Engine(open_database(ctx), mapper)
+    return Engine(open_database(ctx), mapper, progress_bar)
 
 
 def mapper_of(engine: str) -> AbstractContextManager[Any]:

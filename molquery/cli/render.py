@@ -23,13 +23,15 @@ Tell = Callable[..., None]
 
 #: Between lines of progress where there is no terminal, such as in the log of a cluster's job.
 _LINE_SECONDS = 30.0
+#: What draws on the terminal now: a terminal has room for one.
+_drawing: list[Tell] = []
 
 
 def emit(
     table: pa.Table,
     *,
     provenance: Provenance | Mapping[str, Any],
-    document: Mapping[str, Any] | None = None,
+    document: Callable[[], Mapping[str, Any]] | None = None,
     format_: str | None,
     output: Path | None,
     overwrite: bool,
@@ -37,7 +39,7 @@ def emit(
 ) -> None:
     """Write a result where and how the user wants it.
 
-    `document` is the JSON form; without it the rows stand under "rows" beside the provenance.
+    `document` gives the JSON form; without it the rows stand under "rows" beside the provenance.
     `caption` lines go to stderr, so that stdout holds the result and nothing else.
     """
     from molquery import export
@@ -45,7 +47,7 @@ def emit(
     kind = format_ or _default_format(output)
     facts = told(provenance)
     if kind == "json":
-        whole = document or {"rows": table.to_pylist()}
+        whole = document() if document else {"rows": table.to_pylist()}
         whole = {**whole, "provenance": facts}
         if output:
             export.write_json(whole, output, overwrite=overwrite)
@@ -289,8 +291,12 @@ def stage_lines() -> Tell:
 def progress_bar() -> Iterator[Tell]:
     """A function (stage, done, total, text) that draws progress on stderr, if it is a terminal.
 
-    Off a terminal it writes one line per stage, and one more every half minute.
+    Off a terminal it writes one line per stage, and one more every half minute. Inside of another
+    it is that one.
     """
+    if _drawing:
+        yield _drawing[0]
+        return
     if not sys.stderr.isatty():
         yield stage_lines()
         return
@@ -325,7 +331,11 @@ def progress_bar() -> Iterator[Tell]:
                 tasks[stage] = bars.add_task(stage, total=total or None, text="")
             bars.update(tasks[stage], completed=done, total=total or None, text=text)
 
-        yield draw
+        _drawing.append(draw)
+        try:
+            yield draw
+        finally:
+            _drawing.clear()
 
 
 def notes_lines(notes: Sequence[str]) -> list[str]:

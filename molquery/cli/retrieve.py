@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import click
@@ -46,9 +47,18 @@ def retrieve(
     overwrite: bool,
 ) -> None:
     """Find the slides or profiles nearest to a slide, a profile, or a file of either."""
+    if os.path.exists(query):
+        from molquery.cli.main import pandas_now
+
+        pandas_now()  # some formats are read with it
     engine = open_engine(ctx)
-    from molquery import readers
     from molquery.query.retrieve import retrieve as run
+
+    options = None
+    if id_ or vector:
+        from molquery.readers import Options
+
+        options = Options(id=id_, vector=vector)
 
     found = run(
         engine,
@@ -57,13 +67,13 @@ def retrieve(
         source=source,
         k=k,
         where=where,
-        options=readers.Options(id=id_, vector=vector),
+        options=options,
         device=device,
     )
     emit(
         found.hits,
         provenance=found.provenance,
-        document=found.to_dict(),
+        document=found.to_dict,
         format_=format_,
         output=output,
         overwrite=overwrite,

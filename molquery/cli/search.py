@@ -90,7 +90,7 @@ def search(
     emit(
         ranking.hits,
         provenance=ranking.provenance,
-        document=ranking.to_dict(),
+        document=ranking.to_dict,
         format_=format_,
         output=output,
         overwrite=overwrite,

@@ -92,7 +92,7 @@ def stratify(
         )  # fmt: skip
     else:
         emit(
-            strata.table, provenance=strata.provenance, document=strata.to_dict(), format_=format_,
+            strata.table, provenance=strata.provenance, document=strata.to_dict, format_=format_,
             output=output, overwrite=overwrite, caption=_caption(strata),
         )  # fmt: skip
     if sys.stderr.isatty():

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from molquery.arrow import numbers
 from molquery.errors import ColumnError
 from molquery.vectors import Matrix
 
@@ -21,8 +22,8 @@ def list_to_matrix(column: pa.ChunkedArray) -> Matrix:
     out = np.full((len(column), dim), np.nan, dtype=np.float32)
     start = 0
     for chunk in column.chunks:
-        # Not flatten() and is_valid(), which import pyarrow.compute: a tenth of a search.
-        flat = chunk.values.to_numpy(zero_copy_only=False)
+        # Not flatten(), is_valid() and to_numpy(), which import pyarrow.compute and pandas.
+        flat = numbers(chunk.values)
         rows = flat[chunk.offset * dim : (chunk.offset + len(chunk)) * dim].reshape(-1, dim)
         out[start : start + len(chunk)] = rows
         if chunk.null_count:

@@ -11,12 +11,14 @@ from __future__ import annotations
 import json
 import mmap
 import os
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from molquery.database.drafts import TYPES
 from molquery.errors import DatabaseError
@@ -76,7 +78,7 @@ class Checked:
         self._sums = np.frombuffer(sums, "<u8")
         self._good = np.zeros(len(self._sums), dtype=bool)
         if len(self._sums) != -(-size // BLOCK):
-            raise self._damaged(f"{size} bytes, and sums of {len(self._sums)} blocks")
+            raise self.damaged(f"{size} bytes, and sums of {len(self._sums)} blocks")
 
     def check(self, start: int = 0, stop: int | None = None) -> None:
         """Check the blocks that hold these bytes.
@@ -94,10 +96,11 @@ class Checked:
             return
         differ = todo[_hash(self._map, todo) != self._sums[todo]]
         if len(differ):
-            raise self._damaged(f"bytes {differ[0] * BLOCK} and on are not what was written")
+            raise self.damaged(f"bytes {differ[0] * BLOCK} and on are not what was written")
         self._good[todo] = True
 
-    def _damaged(self, found: str) -> DatabaseError:
+    def damaged(self, found: str) -> DatabaseError:
+        """The error that says so, with what was found."""
         return DatabaseError(
             f"{self.path.name} is damaged", found=found, hint="molquery doctor --repair"
         )
@@ -165,7 +168,65 @@ class Arrays:
         needed[np.minimum(blocks, high[:, None])] = True
         self.file.check_blocks(np.flatnonzero(needed))
 
+    def check_span(self, name: str, start: int, stop: int) -> None:
+        """As `check_rows`, of rows that follow one another."""
+        told = self._header[name]
+        first, last = (self._start + offset for offset in told["data_offsets"])
+        width = (last - first) // max(1, told["shape"][0])
+        self.file.check(first + start * width, first + stop * width)
+
     def rows(self, name: str, rows: Ints) -> AnyArray:
         """A copy of some rows of an array, checked."""
         self.check_rows(name, rows)
         return self.unchecked(name)[rows]
+
+
+class Rows:
+    """An array in a checked file, of which rows are checked as they are taken."""
+
+    def __init__(self, arrays: Arrays, name: str) -> None:
+        self._arrays, self._name = arrays, name
+        self._values = arrays.unchecked(name)
+        self.shape, self.dtype, self.nbytes = (
+            self._values.shape, self._values.dtype, self._values.nbytes,
+        )  # fmt: skip
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __getitem__(self, rows: Any) -> AnyArray:
+        """Some rows: by number, as a slice, or as positions (n,).
+
+        Raises:
+            DatabaseError: they are not what was written.
+        """
+        if isinstance(rows, slice):
+            start, stop, _ = rows.indices(len(self))
+            self._arrays.check_span(self._name, start, stop)
+        else:
+            self._arrays.check_rows(self._name, np.atleast_1d(rows))
+        return np.asarray(self._values[rows])
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> AnyArray:
+        """All of it, checked."""
+        return np.array(self[:], dtype=dtype, copy=copy)
+
+
+def arrow_columns(file: Checked, columns: Sequence[str]) -> pa.Table:
+    """Columns of an Arrow file, mapped, after all has been checked but what holds others alone.
+
+    Raises:
+        DatabaseError: it is damaged.
+    """
+    content = pa.py_buffer(file.content)
+    try:
+        table = pa.ipc.open_file(content).read_all()
+    except (pa.ArrowException, OSError) as error:
+        raise file.damaged(str(error)) from error
+    needed = np.ones(-(-content.size // BLOCK), dtype=bool)
+    for name in set(table.schema.names) - set(columns):
+        for buffer in (b for chunk in table[name].chunks for b in chunk.buffers() if b):
+            start = buffer.address - content.address
+            needed[-(-start // BLOCK) : (start + buffer.size) // BLOCK] = False
+    file.check_blocks(np.flatnonzero(needed))
+    return table.select(columns)

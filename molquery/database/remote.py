@@ -26,7 +26,7 @@ from molquery import schema
 from molquery.database import leftovers, manifest, tables
 from molquery.database.manifest import Manifest
 from molquery.database.objects import ConditionError, Objects, Tag
-from molquery.errors import DatabaseError, OutputError, some
+from molquery.errors import ConflictError, DatabaseError, OutputError, some
 from molquery.files import (
     cache_directory,
     is_temporary,
@@ -204,8 +204,8 @@ class Remote:
         Numbers that Lance gives its versions may change in `draft`, which gets a new `commit`.
 
         Raises:
-            DatabaseError: another process has changed the database meanwhile, or the store cannot
-                be written. Nothing has changed.
+            ConflictError: another process has changed the database meanwhile. Nothing has changed.
+            DatabaseError: the store cannot be written. Nothing has changed.
         """
         self._need_conditions()
         for spec in schema.TABLES.values():
@@ -323,9 +323,9 @@ class Remote:
         self._tag = tag
         return None
 
-    def _overtaken(self, now: Manifest | None = None) -> DatabaseError:
+    def _overtaken(self, now: Manifest | None = None) -> ConflictError:
         by = f"version {now['version']}, by {now['command']}, at {now['time']}" if now else None
-        return DatabaseError(
+        return ConflictError(
             f"another process writes to {self.uri}: nothing of this command has taken effect",
             found=by,
             hint="run the same command again",

@@ -33,11 +33,12 @@ from molquery.database.appender import Appender
 from molquery.database.arrays import cast_like, facts_of, list_to_matrix, matrix_to_list
 from molquery.database.content import same_metadata, same_vector
 from molquery.database.manifest import Manifest
-from molquery.database.mapped import SUMS, Checked, block_sums
+from molquery.database.mapped import SUMS, Checked, arrow_columns, block_sums
 from molquery.errors import DatabaseError, FilterError, OutputError, printable
 from molquery.files import is_uri, put_in_place, sha256_file, temporary_file, write_bytes
 from molquery.filters import check_filter
 from molquery.schema import TableSpec
+from molquery.texts import coded
 from molquery.vectors import Ints, Matrix
 
 if TYPE_CHECKING:
@@ -592,15 +593,16 @@ class Database:
     def read_sidecar(self, spec: TableSpec, columns: Sequence[str]) -> pa.Table:
         """As `read`, from the sidecar file of the table when it is current, whole and has them.
 
-        The result is memory-mapped and carries the table's facts as schema metadata.
+        The result is memory-mapped and carries the table's facts as schema metadata; of the other
+        columns nothing is read. Text of few distinct values comes as a dictionary.
         """
-        found = self.derived(_SIDECARS, spec.name)
+        found = self.mapped(_SIDECARS, spec.name)
         if found is not None:
-            entry, path = found
+            entry, file = found
             current = entry["vectors_version"] == self.vectors_version(spec)
             if current and set(columns) <= set(entry["columns"]):
-                with suppress(OSError):  # another one has taken its place meanwhile
-                    return pa.ipc.open_file(pa.memory_map(str(path))).read_all().select(columns)
+                with suppress(DatabaseError):  # damaged: as if it were not there
+                    return arrow_columns(file, columns)
         return self._with_facts(spec, columns)
 
     def _with_facts(self, spec: TableSpec, columns: Sequence[str]) -> pa.Table:
@@ -617,8 +619,9 @@ class Database:
         table = view._with_facts(spec, columns)
 
         def write(path: Path) -> None:
-            with pa.ipc.new_file(path, table.schema) as file:
-                file.write_table(table)
+            held = coded(table, spec.key)
+            with pa.ipc.new_file(path, held.schema) as file:
+                file.write_table(held)
 
         entry = {"columns": table.schema.names, "vectors_version": view.vectors_version(spec)}
         view.store_derived(_SIDECARS, spec.name, entry, f"{spec.name}.arrow", write)

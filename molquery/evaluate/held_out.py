@@ -39,10 +39,10 @@ class HeldOutPairs:
     cohorts: Strings
 
     @classmethod
-    def of(cls, slide: Ints, profile: Ints, slide_cohorts: Strings) -> HeldOutPairs:
-        """From aligned positions of pairs and the cohort of every slide."""
+    def of(cls, slide: Ints, profile: Ints, cohorts: Strings) -> HeldOutPairs:
+        """From aligned positions of pairs and the cohort of each one's slide (n_pairs,)."""
         profiles, first = np.unique(profile, return_index=True)
-        return cls(slide, profile, profiles, slide_cohorts[slide[first]])
+        return cls(slide, profile, profiles, cohorts[first])
 
     def predicted(self, operator: Operator, scores: Float) -> Float:
         """(n_profiles_paired, S) predictions, averaged over the slides of each profile."""

@@ -53,7 +53,7 @@ def predict_unseen(
     only = np.zeros(len(slides.keys), dtype=bool)
     only[slide] = True
     operator = build_operator(space, PATIENT_SCHEME, slides, profiles, only)
-    pairs = HeldOutPairs.of(slide, profile, slides.cohorts)
+    pairs = HeldOutPairs.of(slide, profile, slides.cohorts[slide])
     return pairs, pairs.predicted(operator, scores)
 
 

@@ -31,7 +31,7 @@ def register(
     origin: str,
     overwrite: bool = False,
 ) -> bool:
-    """Store a collection under a name; False where the same content is there already.
+    """Store a collection under a name; False where the same content is there already, and whole.
 
     Raises:
         GeneSetError: the name cannot be one, or is that of a shipped collection.
@@ -52,9 +52,10 @@ def register(
     folder = database.path / GENESETS
     with database.writing("genesets add"):
         held = database.manifest().get(KEY, {}).get(name)
-        if held and held["sha256"] == digest and (folder / held["file"]).is_file():
+        there = held is not None and held["sha256"] == digest
+        if there and database.is_whole(f"{GENESETS}/{held['file']}", digest):
             return False
-        if held and held["sha256"] != digest and not overwrite:
+        if held and not there and not overwrite:
             raise OutputError(
                 f"the database has a collection {name} already",
                 found=f"{held['sets']} sets from {held['origin']}",

@@ -1,60 +1,145 @@
 """What a query works out of one signature before it filters, ranks or cuts.
 
-Scores of every slide with their intervals, percentiles and p, how well held-out patients say the
-signature is predicted, and what a user must know before trusting it. An engine remembers answers,
-so that the same signature asked again costs nothing.
+Scores of every slide, the intervals, percentiles and p of those that are looked at, how well
+held-out patients say the signature is predicted, and what a user must know before trusting it. An
+engine remembers answers, so that the same signature asked again costs little.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 
 from molquery.errors import GeneSetError, InputError
 from molquery.evaluate.held_out import correlation
-from molquery.evaluate.metrics import optional, spearman
+from molquery.evaluate.metrics import empirical_p, optional, spearman
 from molquery.genesets.match import MIN_FRACTION, MIN_GENES, Match
 from molquery.genesets.scoring import GeneSet
 from molquery.query import calibrate
-from molquery.query.engine import Engine
+from molquery.query.engine import Engine, HalfWidths
 from molquery.query.methods import DEFAULT_METHOD, predict
 from molquery.query.vector import signature_vector
 from molquery.records import Coverage, Predictability, Signature
 from molquery.reference import DEFAULT_SCORING
-from molquery.vectors import Float
+from molquery.schema import SLIDES
+from molquery.vectors import Bools, Float, Ints, Matrix
 
 #: Held-out correlation (within cohort) under which a signature is called hardly predictable.
 FLOOR = 0.2
 #: Signatures whose answers an engine remembers: some arrays of one number per slide each.
 _REMEMBERED = 32
+_P_ROWS = 131_072  # slides that are compared with random sets at a time: 300 MB
 
 
-@dataclass(frozen=True, slots=True)
 class Answer:
-    """What is known of a signature in every slide; arrays (n_slides,), notes for the user.
+    """What is known of a signature in every slide of an archive.
+
+    The scores of all slides are there; what is said of a single one is worked out where it is asked
+    for. Where `rows` (n_rows,) are positions of slides, results have a value for each.
 
     Attributes:
-        predicted: scores by the method, in the units of the scoring.
-        low, high: prediction interval at `calibrate.LEVEL`; NaN where none can be given.
-        percentile, cohort_percentile, cohort_z: of the scores, in the archive and the cohort.
-        p: share of random sets that score as high; None where no null was asked for.
-        vector: (dim,) of the shared space, whose inner product with slides follows the scores;
-            agreement: the rank correlation of the two.
+        match: where its genes are in the panel.
+        quality: how well held-out patients say that it is predicted.
+        predicted: (n_slides,) scores by the method, in the units of the scoring.
+        has_p: whether there are random sets to compare with.
+        notes: for the user.
     """
 
-    match: Match
-    predictability: Predictability
-    predicted: Float
-    low: Float
-    high: Float
-    percentile: Float
-    cohort_percentile: Float
-    cohort_z: Float
-    p: Float | None
-    vector: Float
-    agreement: float | None
-    notes: tuple[str, ...]
+    def __init__(
+        self, engine: Engine, signature: Signature, method: str, scoring: str, null: int,
+        least: tuple[int, float],
+    ) -> None:  # fmt: skip
+        self._engine, self._method = engine, method
+        self.match, self._measured = engine.reference.score_one(
+            signature, method=scoring, min_genes=least[0], min_fraction=least[1]
+        )
+        sets = [(self.match.positions, self.match.weights)]
+        self.predicted: Float = predict(engine, method, self._measured, sets)[:, 0]
+        self.quality = engine.predictability(self._measured, method=method, sets=sets)
+        self.notes: tuple[str, ...] = ()
+        self.has_p = False
+        if null:
+            self._random = _random(engine, signature, self.match, scoring, null)
+            self.notes = tuple(self._random.notes)
+            self.has_p = len(self._random.sets) >= calibrate.LEAST_NULL
+        self._above: Predictability | None = None
+
+    def _by_chance(self, rows: Ints) -> Float:
+        """(n_rows, n_random) scores of the random sets.
+
+        Of the held-out slides too, where `predictability` waits for them: much of the work does not
+        depend on the number of slides.
+        """
+        engine, random = self._engine, self._random
+        pairs = engine.pairs.slide if self._above is None else rows[:0]
+        both = np.concatenate([rows, pairs])
+        if self._method == DEFAULT_METHOD:
+            scores = engine.operator.roughly(random.scores, both).astype(np.float64)
+        else:
+            scores = predict(engine, self._method, random.scores, random.sets, slides=both)
+        if self._above is None:
+            self._above = _specificity(engine, self.quality, scores[len(rows) :], random.scores)
+        return scores[: len(rows)]
+
+    @property
+    def predictability(self) -> Predictability:
+        """How well held-out patients say that it is predicted, beside random sets where there are
+        any."""
+        if self.has_p and self._above is None:
+            self._by_chance(np.empty(0, np.int64))
+        return self._above or self.quality
+
+    @cached_property
+    def _p(self) -> Float:
+        """(n_slides,) p of the slides that were asked for; NaN of the others."""
+        return np.full(len(self.predicted), np.nan)
+
+    def p(self, rows: Ints) -> Float:
+        """Share of random sets that score as high."""
+        new = np.unique(rows[np.isnan(self._p[rows])])
+        for start in range(0, len(new), _P_ROWS):
+            some = new[start : start + _P_ROWS]
+            self._p[some] = empirical_p(self.predicted[some], self._by_chance(some))
+        return self._p[rows]
+
+    @cached_property
+    def _half_widths(self) -> HalfWidths:
+        return self._engine.half_widths(self.predicted, self._measured[:, 0], method=self._method)
+
+    def interval(self, rows: Ints) -> tuple[Float, Float]:
+        """Low and high end of the prediction interval at `calibrate.LEVEL`; NaN where none is."""
+        half = self._half_widths.at(rows)
+        return self.predicted[rows] - half, self.predicted[rows] + half
+
+    def without_interval(self, rows: Bools) -> int:
+        """How many slides of a mask (n_slides,) have no prediction interval."""
+        return self._half_widths.lacking(rows)
+
+    def percentile(self, rows: Ints) -> Float:
+        """Of the scores among all slides of the archive."""
+        return calibrate.percentile(self.predicted, rows)
+
+    def within_cohort(self, rows: Ints) -> tuple[Float, Float]:
+        """Percentile and standardised score in the slide's cohort."""
+        return calibrate.within_groups(self.predicted, self._engine.by_cohort, rows)
+
+    @cached_property
+    def vector(self) -> Float:
+        """(dim,) of the shared space, whose inner product with slides follows the scores."""
+        return signature_vector(*self._sampled)
+
+    @property
+    def agreement(self) -> float | None:
+        """The rank correlation of the scores and that inner product, over `Engine.sample`."""
+        vectors, scores = self._sampled
+        return optional(spearman(vectors @ self.vector, scores))
+
+    @property
+    def _sampled(self) -> tuple[Matrix, Float]:
+        rows = self._engine.sample
+        return self._engine.shared_rows(SLIDES, rows), self.predicted[rows]
 
 
 def answer(
@@ -86,38 +171,7 @@ def answer(
     key = (signature.sha256, method, scoring, null, min_genes, min_fraction)
     if key in engine.answers:
         return engine.answers[key]  # type: ignore[no-any-return]
-    match, measured = engine.reference.score_one(
-        signature, method=scoring, min_genes=min_genes, min_fraction=min_fraction
-    )
-    sets = [(match.positions, match.weights)]
-    predicted = predict(engine, method, measured, sets)[:, 0]
-    quality = engine.predictability(measured, method=method, sets=sets)
-    p: Float | None = None
-    notes: list[str] = []
-    if null:
-        random = _random(engine, signature, match, scoring, null)
-        if len(random.sets) >= calibrate.LEAST_NULL:
-            by_chance = predict(engine, method, random.scores, random.sets)
-            p = calibrate.null_statistics(predicted, by_chance)[0]
-            quality = _specificity(engine, quality, by_chance, random.scores)
-        notes = random.notes
-    low, high = engine.intervals(predicted, measured[:, 0], method=method)
-    vector = signature_vector(engine.slide_vectors, predicted)
-    cohort_percentile, cohort_z = calibrate.within_groups(predicted, engine.cohorts)
-    found = Answer(
-        match=match,
-        predictability=quality,
-        predicted=predicted,
-        low=low,
-        high=high,
-        percentile=calibrate.percentile(predicted),
-        cohort_percentile=cohort_percentile,
-        cohort_z=cohort_z,
-        p=p,
-        vector=vector,
-        agreement=optional(spearman(engine.slide_vectors @ vector, predicted)),
-        notes=tuple(notes),
-    )
+    found = Answer(engine, signature, method, scoring, null, (min_genes, min_fraction))
     if len(engine.answers) >= _REMEMBERED:
         engine.answers.pop(next(iter(engine.answers)))
     engine.answers[key] = found
@@ -229,7 +283,7 @@ def _specificity(
     """Predictability, with how far it stands above that of random sets."""
     pairs = engine.pairs
     random = correlation(
-        pairs.average(by_chance),
+        pairs.join(by_chance),
         random_scores[pairs.profiles],
         pairs.cohorts,
         pooled=quality.within_r is None,

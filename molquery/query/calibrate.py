@@ -5,14 +5,18 @@ from __future__ import annotations
 
 import numpy as np
 
-from molquery.evaluate.metrics import benjamini_hochberg, empirical_p, percentile_rank
+from molquery.evaluate.metrics import benjamini_hochberg, percentile_rank
 from molquery.genesets.scoring import GeneSet
 from molquery.reference import Reference
-from molquery.vectors import Bools, Float, Ints, Strings
+from molquery.texts import Groups
+from molquery.vectors import Bools, Float, Ints, Matrix, Strings
 
 DEFAULT_NULL = 300
 LEAST_NULL = 100  # random sets: fewer give no p below 0.01
 _BINS = 10
+#: From more slides than the first, about as many as the second stand for all of them.
+WHOLE, SAMPLE = 50_000, 10_000
+_FEW_GROUPS = 64  # up to here each is sought by itself
 #: Level of the prediction intervals.
 LEVEL = 0.9
 #: A cohort's own errors bound it from this many patients on; 9 is the least that 90 % can use.
@@ -51,39 +55,64 @@ def random_sets(
     return sets
 
 
-def null_statistics(scores: Float, null: Float) -> tuple[Float, Float]:
-    """p and z (n_slides,) of scores (n_slides,) against null scores (n_slides, n_null).
+def sampled(rows: Ints) -> Ints:
+    """Evenly spaced ones of many rows (n,), all of few."""
+    return rows if len(rows) <= WHOLE else rows[:: len(rows) // SAMPLE]
 
-    p is the share of random sets that score at least as high in the same slide, (1 + count) /
-    (1 + n_null); z says how many standard deviations of the null the score lies above its mean.
+
+def fdr(p: Float, among: Float) -> Float:
+    """Benjamini-Hochberg adjusted p (n,) (doi:10.1111/j.2517-6161.1995.tb02031.x).
+
+    Args:
+        p: (n,) what is adjusted.
+        among: (m,) the p of everything tested, or of a sample of it.
     """
-    mean, sd = null.mean(axis=1), null.std(axis=1)
-    z = np.divide(scores - mean, sd, out=np.zeros_like(scores), where=sd > 0)
-    return empirical_p(scores, null), z
+    order = np.argsort(among, kind="stable")
+    steps = np.append(benjamini_hochberg(among)[order], 1.0)
+    # Adjusted values rise with p: what is between two of the sample has that of the upper one.
+    at = np.searchsorted(among[order], p)
+    return np.where(at < len(among), steps[at], p)
 
 
-def fdr(p: Float) -> Float:
-    """Benjamini-Hochberg adjusted p (n,) (doi:10.1111/j.2517-6161.1995.tb02031.x)."""
-    return benjamini_hochberg(p)
+def percentile(values: Float, rows: Ints | None = None) -> Float:
+    """Mid-rank percentile in [0, 100] of the values (n,), or of those in some rows (n_rows,)."""
+    if rows is None:
+        return percentile_rank(values)
+    wanted = values[rows]
+    counted = len(values) - int(np.isnan(values).sum())
+    ordered = np.sort(values)[:counted]  # NaN comes last
+    below, upto = (np.searchsorted(ordered, wanted, side) for side in ("left", "right"))
+    found = 100.0 * ((below + upto + 1) / 2.0 - 0.5) / max(counted, 1)
+    return np.where(np.isnan(wanted), np.nan, found)
 
 
-def percentile(values: Float) -> Float:
-    """Mid-rank percentile (n,) in [0, 100]."""
-    return percentile_rank(values)
-
-
-def within_groups(values: Float, groups: Strings) -> tuple[Float, Float]:
-    """Percentile and standardised score inside each value's own group.
+def within_groups(values: Float, groups: Groups, rows: Ints | None = None) -> tuple[Float, Float]:
+    """Percentile and standardised score inside each value's own group, of all rows or of some.
 
     Both are NaN for values without a group; the score is NaN in a group of one or without spread.
     """
-    percentiles, standard = np.full(len(values), np.nan), np.full(len(values), np.nan)
-    for group in np.unique(groups[groups != ""]):
-        rows = groups == group
-        percentiles[rows] = percentile_rank(values[rows])
-        spread = values[rows].std()
+    wanted = np.arange(len(values)) if rows is None else rows
+    percentiles, standard = np.full(len(wanted), np.nan), np.full(len(wanted), np.nan)
+    code = groups.code[wanted]
+    order = np.argsort(code, kind="stable")
+    present, count = np.unique(code, return_counts=True)
+    by_group = None
+    if len(present) > _FEW_GROUPS:
+        by_group = np.argsort(groups.code, kind="stable")
+        edges = np.searchsorted(groups.code[by_group], np.arange(len(groups.names) + 1))
+    for g, stop, n in zip(present.tolist(), np.cumsum(count), count, strict=True):
+        mine = order[stop - n : stop]
+        if groups.names[g] == "":
+            continue
+        if by_group is None:
+            members = np.flatnonzero(groups.code == g)
+        else:
+            members = by_group[edges[g] : edges[g + 1]]
+        inside, own = values[members], wanted[mine]
+        percentiles[mine] = percentile(inside, np.searchsorted(members, own))
+        spread = inside.std()
         if spread > 0:
-            standard[rows] = (values[rows] - values[rows].mean()) / spread
+            standard[mine] = (values[own] - inside.mean()) / spread
     return percentiles, standard
 
 
@@ -124,7 +153,7 @@ def cohort_bounds(
     return bounds
 
 
-def outlying(distance: Float, held_out: Bools, cohorts: Strings, patients: Strings) -> Bools:
+def outlying(distance: Matrix, known: Ints, cohorts: Groups, patients: Strings) -> Bools:
     """(n_slides,) slides further from the training slides than held-out slides of their cohort are.
 
     A slide is flagged where one of its distances exceeds the conformal bound of the held-out slides
@@ -133,26 +162,33 @@ def outlying(distance: Float, held_out: Bools, cohorts: Strings, patients: Strin
 
     Args:
         distance: (n_slides, 2) of `predict.Operator`.
-        held_out: (n_slides,) slides whose distance is to slides of other patients.
-        cohorts, patients: (n_slides,)
+        known: (n_known,) slides whose distance is to slides of other patients.
+        cohorts: of all slides; patients: (n_known,)
     """
     flagged = np.zeros(len(distance), dtype=bool)
-    for values in distance.T:
-        known = held_out & np.isfinite(values)
-        if not known.any():
+    own = cohorts.code[known]
+    for column in range(distance.shape[1]):
+        values = distance[known, column].astype(np.float64)
+        finite = np.isfinite(values)
+        if not finite.any():
             continue
         level = 1 - FALSE_ALARM / distance.shape[1]
-        whole = conformal_bound(values[known], patients[known], level)
-        whole = whole if np.isfinite(whole) else float(values[known].max())
-        for cohort in np.unique(cohorts):
-            mine = cohorts == cohort
-            own = known & mine
-            bound = conformal_bound(values[own], patients[own], level)
-            flagged |= mine & (values > (bound if np.isfinite(bound) else whole))
+        whole = conformal_bound(values[finite], patients[finite], level)
+        whole = whole if np.isfinite(whole) else float(values[finite].max())
+        bounds = np.full(len(cohorts.names), whole)
+        for cohort in np.unique(own[finite]).tolist():
+            mine = finite & (own == cohort)
+            bound = conformal_bound(values[mine], patients[mine], level)
+            bounds[cohort] = bound if np.isfinite(bound) else whole
+        flagged |= distance[:, column] > bounds[cohorts.code]
     return flagged
 
 
 def _named(patients: Strings) -> Strings:
     """Patients, with a name of its own for each that has none."""
-    lone = np.array([f"\0{i}" for i in range(len(patients))])
-    return np.where(patients == "", lone, patients)
+    lone = np.flatnonzero(patients == "")
+    if len(lone) == 0:
+        return patients
+    named = patients.astype(object)
+    named[lone] = [f"\0{i}" for i in range(len(lone))]
+    return named.astype(str)

@@ -85,7 +85,7 @@ def score(
         add(signature.name, predicted[rows, s])
         if intervals:
             ends = engine.intervals(predicted[:, s], scored.scores[:, s], method=method)
-            notes = engine.interval_note(ends[0][rows])
+            notes = engine.interval_note(int(np.isnan(ends[0][rows]).sum()))
             for end, values in zip(("low", "high"), ends, strict=True):
                 chosen = values[rows]
                 add(f"{signature.name}_{end}", pa.array(chosen, mask=np.isnan(chosen)))

@@ -6,8 +6,9 @@ from start to end, however the database changes meanwhile.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -21,12 +22,13 @@ from molquery.evaluate.held_out import HeldOutPairs, describe
 from molquery.genesets.scoring import GeneSet
 from molquery.predict import COHORT_SCHEME, PATIENT_SCHEME, SITE_SCHEME, Operator
 from molquery.query import calibrate, methods, prepared
-from molquery.query.prepared import Prepared
+from molquery.query.prepared import Prepared, Progress
 from molquery.recipes import load_recipe
 from molquery.records import Predictability, Provenance
 from molquery.reference import DEFAULT_SCORING, Reference
 from molquery.schema import PROFILES, SLIDES
 from molquery.space import DEFAULT_SPACE, need_space, not_aligned, space_facts
+from molquery.texts import Groups, Texts
 from molquery.threads import Mapper
 from molquery.vectors import Bools, Float, Ints, Matrix, Strings, as_text
 
@@ -34,17 +36,61 @@ if TYPE_CHECKING:
     from molquery.index import Index, Source
 
 
+@dataclass(frozen=True, slots=True)
+class HalfWidths:
+    """Half the widths of the prediction intervals of one signature's slide scores.
+
+    Attributes:
+        cohorts: of the slides.
+        bounds: (n_cohorts,) in units of the spread; NaN for cohorts that are judged by the others.
+        elsewhere: half the width in those, not finite where there is none.
+        spread: of some slides.
+    """
+
+    cohorts: Groups
+    bounds: Float
+    elsewhere: float
+    spread: Callable[[Ints], Float]
+
+    def at(self, rows: Ints | None = None) -> Float:
+        """(n_rows,) of all slides, or of some; NaN where there is no interval."""
+        rows = np.arange(len(self.cohorts.code)) if rows is None else rows
+        bounds = self.bounds[self.cohorts.code[rows]]
+        own = ~np.isnan(bounds)
+        half = np.full(len(rows), self.elsewhere)
+        half[own] = bounds[own] * self.spread(rows[own])
+        half[~np.isfinite(half)] = np.nan
+        return half
+
+    def lacking(self, rows: Bools) -> int:
+        """How many slides of a mask (n_slides,) have no interval."""
+        half = np.where(np.isnan(self.bounds), self.elsewhere, self.bounds)
+        return int(self.cohorts.counts(rows)[~np.isfinite(half)].sum())
+
+
+@contextmanager
+def _silence() -> Iterator[Progress]:
+    """Progress that tells nobody."""
+    yield lambda stage, done, total: None
+
+
 class Engine:
     """A snapshot of a database, ready to answer.
 
-    `mapper` computes prediction weights that are not stored yet, as in `Fitted.batches`.
+    `mapper` computes prediction weights that are not stored yet, as in `Fitted.batches`; `progress`
+    gives what is told about it for as long as it takes.
 
     Raises:
         NotReadyError: slides, profiles or the space are missing; says what to run.
     """
 
-    def __init__(self, database: Database, mapper: Mapper | None = None) -> None:
-        self._mapper = mapper
+    def __init__(
+        self,
+        database: Database,
+        mapper: Mapper | None = None,
+        progress: Callable[[], AbstractContextManager[Progress]] = _silence,
+    ) -> None:
+        self._mapper, self._progress = mapper, progress
         database = database.pinned()
         facts = space_facts(database)
         if facts is None:
@@ -55,7 +101,7 @@ class Engine:
         self.space_id = str(database.manifest()["spaces"][DEFAULT_SPACE]["space_id"])
         self.versions = {spec.name: database.version(spec) for spec in (SLIDES, PROFILES)}
         table = database.read_sidecar(SLIDES, self.slide_columns)
-        self._texts = {name: table[name] for name in self.slide_columns}
+        self.texts = {name: Texts(table[name]) for name in self.slide_columns}
         self.n_slides = len(table)
         self.notices: list[str] = []
         if hold_out := facts.get("hold_out"):
@@ -68,29 +114,35 @@ class Engine:
         #: What searches on this snapshot have computed already (see `molquery.query.search`).
         self.answers: dict[tuple[Any, ...], Any] = {}
 
-    @cached_property
+    @property
     def slide_ids(self) -> Strings:
         """(n_slides,) in order."""
-        return as_text(self._texts[SLIDES.key])
+        return self.texts[SLIDES.key].all
 
-    @cached_property
+    @property
     def patients(self) -> Strings:
         """(n_slides,) their patients."""
-        return as_text(self._texts[schema.PATIENT])
+        return self.texts[schema.PATIENT].all
 
-    @cached_property
+    @property
     def cohorts(self) -> Strings:
         """(n_slides,) their cohorts."""
-        return as_text(self._texts[schema.COHORT])
+        return self.texts[schema.COHORT].all
 
-    @cached_property
+    @property
+    def by_cohort(self) -> Groups:
+        """The slides by cohort."""
+        return self.texts[schema.COHORT].groups
+
+    @property
     def groups(self) -> Strings:
         """(n_slides,) what was held out together when the space was learned, usually patients."""
-        return (
-            self.patients
-            if self._split_on == schema.PATIENT
-            else as_text(self._texts[self._split_on])
-        )
+        return self.texts[self._split_on].all
+
+    @property
+    def sample(self) -> Ints:
+        """Slides that stand for all in figures about the archive: see `calibrate.sampled`."""
+        return calibrate.sampled(np.arange(self.n_slides))
 
     @property
     def slide_columns(self) -> list[str]:
@@ -110,10 +162,11 @@ class Engine:
     def reference(self) -> Reference:
         """The expression profiles that signatures are scored in."""
         hold_out = self.facts.get("hold_out") or {}
-        reference = Reference(self.database, hold_out.get("profiles", ()))
-        if self._stored is not None:
-            reference.moments = self._stored.moments
-        return reference
+        return Reference(
+            self.database,
+            hold_out.get("profiles", ()),
+            lambda: None if self._stored is None else self._stored.moments,
+        )
 
     @cached_property
     def _stored(self) -> Prepared | None:
@@ -124,20 +177,27 @@ class Engine:
         """Prediction weights, gene moments and the Hallmark spectrum: stored, or computed anew."""
         if self._stored is not None:
             return self._stored
+        with self._progress() as tell:
+            return self._prepare(tell)
+
+    def _prepare(self, tell: Progress) -> Prepared:
+        """Compute them, and store them with what else makes the next query quick."""
+        tell(prepared.STAGE, 0, self.n_slides)
         space = need_space(self.database)
         planned = prepared.plan(self.database, space, self.reference, self._pairs)
         found = None
         try:
-            prepared.store(self.database, self.space_id, planned, self._mapper)
+            prepared.store(self.database, self.space_id, planned, self._mapper, tell)
             found = prepared.load(self.database, self.space_id)
             self.database.write_sidecar(SLIDES, self.slide_columns)
             self.database.write_sidecar(PROFILES, Reference.COLUMNS)
             for source in self._sources.values():
-                index.build(self.database, source, load_recipe("flat"))
+                index.build(self.database, source, load_recipe("flat"), progress=tell)
+                tell(f"writing vectors of {source.spec.name}", source.n, source.n)
         except (DatabaseError, OutputError):
             self.notices.append("what was computed for this query could not be stored: the next "
                                 "one computes it again")  # fmt: skip
-        return found or prepared.aside(self.database, planned)
+        return found or prepared.aside(self.database, planned, tell)
 
     @property
     def operators(self) -> Mapping[str, Operator]:
@@ -181,17 +241,15 @@ class Engine:
 
     def domain_notes(self, rows: Bools) -> list[str]:
         """A note for every cohort in which far more slides are out of domain than chance allows."""
-        notes = []
-        for cohort in np.unique(self.cohorts[rows]):
-            mine = rows & (self.cohorts == cohort)
-            out = int((mine & self.out_of_domain).sum())
-            if out >= 5 and out > 3 * calibrate.FALSE_ALARM * mine.sum():
-                notes.append(
-                    f"{out} of {int(mine.sum())} slides of {cohort or 'no cohort'} are unlike "
-                    "those that the model has learned from (of ordinary slides about "
-                    f"{calibrate.FALSE_ALARM:.0%}): domain 'out', trust their scores less"
-                )
-        return notes
+        ranked = self.by_cohort.counts(rows)
+        strange = self.by_cohort.counts(rows & self.out_of_domain)
+        return [
+            f"{out} of {n} slides of {cohort or 'no cohort'} are unlike "
+            "those that the model has learned from (of ordinary slides about "
+            f"{calibrate.FALSE_ALARM:.0%}): domain 'out', trust their scores less"
+            for cohort, n, out in zip(self.by_cohort.names.tolist(), ranked, strange, strict=True)
+            if out >= 5 and out > 3 * calibrate.FALSE_ALARM * n
+        ]
 
     def basis(self, rows: Ints) -> list[str]:
         """What each slide's score rests on: see `molquery.query.search.COLUMNS`."""
@@ -201,9 +259,9 @@ class Engine:
     @cached_property
     def out_of_domain(self) -> Bools:
         """(n_slides,) slides unlike those that the model learned from: see `calibrate.outlying`."""
-        held = self.held_out
-        distance = np.asarray(self.operator.distance, dtype=np.float64)
-        return calibrate.outlying(distance, held, self.cohorts, self.groups)
+        known = np.flatnonzero(self.held_out)
+        patients = self.texts[self._split_on].at(known)
+        return calibrate.outlying(self.operator.distance, known, self.by_cohort, patients)
 
     def intervals(
         self,
@@ -214,6 +272,21 @@ class Engine:
         method: str = methods.DEFAULT_METHOD,
     ) -> tuple[Float, Float]:
         """Prediction intervals of one signature's slide scores: low and high, each (n_slides,).
+
+        As `half_widths`, of every slide.
+        """
+        half = self.half_widths(predicted, measured, level, method=method).at()
+        return predicted - half, predicted + half
+
+    def half_widths(
+        self,
+        predicted: Float,
+        measured: Float,
+        level: float = calibrate.LEVEL,
+        *,
+        method: str = methods.DEFAULT_METHOD,
+    ) -> HalfWidths:
+        """What makes the prediction intervals of one signature's slide scores.
 
         The measured score of a new patient of a cohort lies inside with probability `level`:
         predicted plus or minus b u, with u the spread of the measured scores among the slide's
@@ -236,10 +309,11 @@ class Engine:
         if not 0 < level < 1:
             raise InputError("the level of an interval lies between 0 and 1", found=str(level))
         slide, profile = self.pairs.slide, self.pairs.profile
-        cohorts, groups = self.cohorts[slide], self.groups[slide]
+        cohorts = self.texts[schema.COHORT].at(slide)
+        groups = self.texts[self._split_on].at(slide)
         truth = measured[profile]
-        spread = self.spread(measured)
-        errors = np.abs(truth - predicted[slide]) / spread[slide]
+        spread = self._spread(measured)
+        errors = np.abs(truth - predicted[slide]) / spread(slide)
         bounds = calibrate.cohort_bounds(errors, cohorts, groups, level)
         elsewhere = np.nan
         if COHORT_SCHEME in self.operators and method in ("blend", "ridge"):
@@ -247,26 +321,30 @@ class Engine:
             errors = np.abs(truth - left_out)
             worst = calibrate.cohort_bounds(errors, cohorts, groups, level).values()
             elsewhere = max(worst, default=calibrate.conformal_bound(errors, groups, level))
-        half = np.full(len(predicted), elsewhere)
-        for cohort, bound in bounds.items():
-            mine = self.cohorts == cohort
-            half[mine] = bound * spread[mine]
-        half[~np.isfinite(half)] = np.nan
-        return predicted - half, predicted + half
+        own = [bounds.get(name, np.nan) for name in self.by_cohort.names.tolist()]
+        return HalfWidths(self.by_cohort, np.array(own), float(elsewhere), spread)
 
     def spread(self, measured: Float) -> Float:
         """(n_slides,) standard deviation of measured scores (n_reference,) among the nearest
-        profiles of each slide, by their soft-kNN weights; at least half of its median."""
+        profiles of each slide, by their soft-kNN weights; at least half of its median (over
+        `sample`)."""
+        return self._spread(measured)(np.arange(self.n_slides))
+
+    def _spread(self, measured: Float) -> Callable[[Ints], Float]:
+        """What gives the spread of some slides."""
         unit = measured.std()
         z = (measured - measured.mean()) / unit  # the squares must not drown the differences
         both = np.stack([z, z**2], axis=1).astype(np.float32)
-        mean, square = self.operator.soft(both, np.arange(len(self.slide_ids))).T.astype(float)
-        found = np.sqrt(np.maximum(square - mean**2, 0.0))
-        return np.asarray(unit * np.maximum(found, np.median(found) / 2))
 
-    def interval_note(self, low: Float) -> list[str]:
-        """A note when some of the lower ends (n,) are missing, else nothing."""
-        lacking = int(np.isnan(low).sum())
+        def found(rows: Ints) -> Float:
+            mean, square = self.operator.soft(both, rows).T.astype(float)
+            return np.asarray(np.sqrt(np.maximum(square - mean**2, 0.0)))
+
+        least = np.median(found(self.sample)) / 2
+        return lambda rows: np.asarray(unit * np.maximum(found(rows), least))
+
+    def interval_note(self, lacking: int) -> list[str]:
+        """A note when slides have no interval, else nothing."""
         if not lacking:
             return []
         units = "patients" if self._split_on == schema.PATIENT else f"{self._split_on} values"
@@ -281,7 +359,7 @@ class Engine:
         mine = rows & self.unseen
         if not mine.any():
             return []
-        named = some(np.unique(self.cohorts[mine]).tolist())
+        named = some(self.by_cohort.within(mine).tolist())
         return [
             f"{int(mine.sum())} slides are of cohorts without any RNA ({named}): trust their order "
             "within the cohort, not their level against other cohorts; their interval is as wide "
@@ -305,10 +383,10 @@ class Engine:
             if key:
                 rows_of.setdefault(key, []).append(j)
         known = operator.rows[operator.model >= 0]
-        pair_on = as_text(self._texts[self.facts["settings"]["pair_on"]])[known]
-        keyed = pair_keys(self.slide_ids[known].tolist(), pair_on.tolist())
+        own = self.texts[pair_on].at(known)
+        keyed = pair_keys(self.texts[SLIDES.key].at(known).tolist(), own.tolist())
         key_of = dict(zip(known.tolist(), keyed, strict=True))
-        both = [(i, j) for i in known for j in rows_of.get(key_of[i], [])]
+        both = [(i, j) for i in known.tolist() for j in rows_of.get(key_of[i], [])]
         if not both:  # they were deleted after the space was learned
             raise NotReadyError(
                 f"no slide of {self.database.name} has a profile of its own patient any more: "
@@ -316,7 +394,7 @@ class Engine:
                 hint="molquery ingest profiles, or molquery restore; molquery history",
             )
         slide, profile = (np.array(side, dtype=np.int64) for side in zip(*both, strict=True))
-        return HeldOutPairs.of(slide, profile, self.cohorts)
+        return HeldOutPairs.of(slide, profile, self.texts[schema.COHORT].at(slide))
 
     def predictability(
         self,
@@ -448,7 +526,7 @@ class Engine:
         if where is None:
             return np.ones(self.n_slides, dtype=bool)
         table = self.database.read(SLIDES, [SLIDES.key], where=where)
-        return np.isin(self.slide_ids, as_text(table[SLIDES.key]))
+        return self.texts[SLIDES.key].are_in(table[SLIDES.key])
 
     def provenance(self, method: str, parameters: dict[str, Any], **more: Any) -> Provenance:
         """Where a result of this snapshot comes from."""

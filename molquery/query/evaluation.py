@@ -583,12 +583,12 @@ def _coverage(
 
 def _domain(engine: Engine, resamples: Resamples) -> tuple[DomainRow, ...]:
     """False alarms among held-out slides, by bounds of other folds; alarms where no RNA is."""
-    distance = np.asarray(engine.operator.distance, dtype=np.float64)
+    distance = engine.operator.distance
     fold = engine.operator.model
     flagged = np.zeros(len(fold), dtype=bool)
     for f in np.unique(fold[fold >= 0]):
-        others = (fold >= 0) & (fold != f)
-        found = calibrate.outlying(distance, others, engine.cohorts, engine.groups)
+        others = np.flatnonzero((fold >= 0) & (fold != f))
+        found = calibrate.outlying(distance, others, engine.by_cohort, engine.groups[others])
         flagged[fold == f] = found[fold == f]
     rows = []
     for cohort in np.unique(engine.cohorts):

@@ -178,6 +178,7 @@ def explain(
         "contribution": feature_terms[f],
     }
     quality = found.predictability
+    (low,), (high,) = found.interval(only)
     notes = signature_notes(signature, match.coverage, match.lost, quality, strict=False)
     mask = np.zeros(len(engine.slide_ids), dtype=bool)
     mask[row] = True
@@ -192,10 +193,10 @@ def explain(
         cohort=str(engine.cohorts[row]),
         signature=signature,
         score=float(found.predicted[row]),
-        low=_known(found.low[row]),
-        high=_known(found.high[row]),
-        percentile=float(found.percentile[row]),
-        cohort_percentile=_known(found.cohort_percentile[row]),
+        low=_known(low),
+        high=_known(high),
+        percentile=float(found.percentile(only)[0]),
+        cohort_percentile=_known(found.within_cohort(only)[0][0]),
         basis=engine.basis(only)[0],
         domain=engine.domain(only)[0],
         soft_share=share,

@@ -72,7 +72,7 @@ def study_of(
         except GeneSetError as error:
             skipped[signature.name] = error.found or error.what
             continue
-        if one.p is None:
+        if not one.has_p:
             skipped[signature.name] = "no p can be given, and the portal wants one"
             continue
         kept.append(signature)
@@ -115,7 +115,7 @@ def study_of(
         gene_sets=tuple(s.name for s in kept),
         scored=tuple(slides.tolist()),
         scores=np.stack([one.predicted[rows] for one in answers]),
-        p_values=np.stack([one.p[rows] for one in answers if one.p is not None]),
+        p_values=np.stack([one.p(rows) for one in answers]),
         gene_set_version="molquery",
         genes=tuple(engine.reference.genes[int(j)] for j in at),
         measured=tuple(rna),

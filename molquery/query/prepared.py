@@ -3,7 +3,8 @@
 The prediction weights, the reference's gene means and standard deviations, and the Hallmark
 spectrum are derived from the tables and the space. They are kept in one file under `indexes/`,
 named in the manifest with the state that they belong to and their sha256; a file of another state,
-or a damaged one, is computed anew. The weights of a million slides are gigabytes, so they are
+or a damaged one, is computed anew; what is damaged in a large one is an error of the query that
+reads it. The weights of a million slides are gigabytes, so they are
 written some slides at a time and read through a memory map; of slides that came since, where
 nothing else has changed, only theirs are computed.
 """
@@ -16,13 +17,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 
 from molquery import predict
 from molquery.database import Database
 from molquery.database.drafts import Draft, read_arrays
+from molquery.database.mapped import Arrays, Checked, Rows
 from molquery.database.store import BATCH
+from molquery.errors import DatabaseError
 from molquery.evaluate.held_out import SPECTRUM_GENES, HeldOutPairs, predictabilities
 from molquery.genesets import collections
 from molquery.predict import PATIENT_SCHEME, Fitted, Operator
@@ -33,8 +37,16 @@ from molquery.space import DEFAULT_SPACE, SharedSpace
 from molquery.threads import Mapper
 from molquery.vectors import Ints
 
+#: Told the stage, how many slides are done, and of how many.
+Progress = Callable[[str, int, int], None]
+#: The stage: fitting the models and computing the weights of all slides.
+STAGE = "prediction weights"
 _SECTION = "predictions"
 _CONTENT = "slides"  # the array that tells which slides have not changed
+#: Bytes up to which a file is checked before anything of it is used.
+_LARGE = 1 << 28
+#: What of a larger one is checked as it is read.
+_LATER = {f"{PATIENT_SCHEME}.{name}" for name in ("neighbours", "weights", "components")}
 #: What the file holds of every slide.
 _BY_SLIDE = [f.name for f in fields(Operator) if f.name != "solvers"]
 
@@ -63,25 +75,30 @@ def state(database: Database, space_id: str) -> str:
 def load(database: Database, space_id: str) -> Prepared | None:
     """What is stored for the database as it is now, or None when nothing usable is.
 
-    Its arrays are memory-mapped.
+    Its arrays are memory-mapped. Of a large file the weights are checked as they are read.
     """
-    found = database.derived(_SECTION, DEFAULT_SPACE)
+    found = database.mapped(_SECTION, DEFAULT_SPACE)
     if found is None or found[0]["state"] != state(database, space_id):
         return None
     try:
-        return _read(found[1])
-    except OSError:  # another one has taken its place meanwhile
+        return _read(Arrays(found[1]))
+    except DatabaseError:
         return None
 
 
-def _read(path: Path) -> Prepared:
-    arrays, metadata = read_arrays(path)
-    told = json.loads(metadata["molquery"])
+def _read(arrays: Arrays) -> Prepared:
+    told = json.loads(arrays.metadata["molquery"])
+    large = len(arrays.file.content) > _LARGE
+
+    def array(name: str) -> Any:
+        later = large and name in _LATER
+        return Rows(arrays, name) if later else arrays.whole(name)
+
     operators = {
-        scheme: Operator(**{f.name: arrays[f"{scheme}.{f.name}"] for f in fields(Operator)})
+        scheme: Operator(**{f.name: array(f"{scheme}.{f.name}") for f in fields(Operator)})
         for scheme in told["schemes"]
     }
-    moments = Moments(*(arrays[f"moments.{f.name}"] for f in fields(Moments)))
+    moments = Moments(*(array(f"moments.{f.name}") for f in fields(Moments)))
     spectrum = {name: Predictability(**values) for name, values in told["spectrum"].items()}
     return Prepared(operators, moments, spectrum)
 
@@ -117,10 +134,16 @@ def plan(
     return Plan(fitted, reference.moments, spectrum)
 
 
-def store(database: Database, space_id: str, planned: Plan, mapper: Mapper | None = None) -> None:
+def store(
+    database: Database,
+    space_id: str,
+    planned: Plan,
+    mapper: Mapper | None = None,
+    progress: Progress | None = None,
+) -> None:
     """Write what was planned, and name it in the manifest with its state.
 
-    `mapper` is as in `Fitted.batches`.
+    `mapper` is as in `Fitted.batches`; `progress` is told how many slides are done.
 
     Raises:
         DatabaseError, OutputError: as `Database.store_derived`.
@@ -128,20 +151,35 @@ def store(database: Database, space_id: str, planned: Plan, mapper: Mapper | Non
     entry = {"state": state(database, space_id), "basis": planned.fitted.basis}
     database.store_derived(
         _SECTION, DEFAULT_SPACE, entry, "predictions.safetensors",
-        lambda path: _write(path, database, planned, mapper),
+        lambda path: _write(path, database, planned, mapper, progress),
     )  # fmt: skip
 
 
-def aside(database: Database, planned: Plan) -> Prepared:
+def aside(database: Database, planned: Plan, progress: Progress | None = None) -> Prepared:
     """What was planned, from a temporary file that goes with this process."""
     with TemporaryDirectory() as folder:
         path = Path(folder) / "predictions.safetensors"
-        _write(path, database, planned)
-        return _read(path)
+        _write(path, database, planned, None, progress)
+        return _read(Arrays(Checked(path, None)))
 
 
-def _write(path: Path, database: Database, planned: Plan, mapper: Mapper | None = None) -> None:
+def _write(
+    path: Path,
+    database: Database,
+    planned: Plan,
+    mapper: Mapper | None,
+    progress: Progress | None,
+) -> None:
     """Write the file, some slides at a time. Weights that it held before are copied."""
+    done = 0
+
+    def put(part: Operator) -> None:
+        nonlocal done
+        _put(draft, part)
+        done += len(part.rows)
+        if progress:
+            progress(STAGE, done, n)
+
     fitted = planned.fitted
     n, predictor = len(fitted.slides.keys), fitted.predictor
     small = {
@@ -170,14 +208,15 @@ def _write(path: Path, database: Database, planned: Plan, mapper: Mapper | None 
         for start in range(0, len(known), BATCH):
             positions = known[start : start + BATCH]
             assert held is not None
-            _put(draft, held.weights(positions), positions)
+            put(held.weights(positions))
         new = np.flatnonzero(held.at < 0) if held else None
         for part in fitted.batches(database, new, mapper):
-            _put(draft, part, part.rows)
+            put(part)
 
 
-def _put(draft: Draft, part: Operator, positions: Ints) -> None:
+def _put(draft: Draft, part: Operator) -> None:
     """Write the weights of some slides, whose positions ascend."""
+    positions = part.rows
     # Runs of positions that follow one another are written at once.
     breaks = np.flatnonzero(np.diff(positions) != 1) + 1
     bounds = [0, *breaks.tolist(), len(positions)]

@@ -5,18 +5,23 @@ from __future__ import annotations
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 
-from molquery import index, ingest, readers
+from molquery import index
+from molquery.arrow import column
 from molquery.errors import IndexFileError, InputError, some
 from molquery.query.engine import Engine
 from molquery.records import Provenance
-from molquery.schema import PROFILES, SLIDES, TABLES, TableSpec
+from molquery.schema import COHORT, PATIENT, PROFILES, SLIDES, TABLES, TableSpec
 from molquery.space import need_space
-from molquery.vectors import Bools, Matrix, Strings, as_text
+from molquery.texts import Texts
+from molquery.vectors import Bools, Matrix
+
+if TYPE_CHECKING:
+    from molquery import readers
 
 
 @dataclass(frozen=True)
@@ -79,13 +84,13 @@ def retrieve(
         raise InputError("k must be at least 1", found=str(k))
     target = TABLES[to]
     notes: list[str] = []
-    queries = _queries(engine, query, source, options or readers.Options(), notes)
-    ids, patients, cohorts = _targets(engine, target)
+    queries = _queries(engine, query, source, options, notes)
+    texts = _texts(engine, target)
     left = _oriented(queries, target)
     allowed: Bools | None = None
     if where is not None:
         table = engine.database.read(target, [target.key], where=where)
-        allowed = np.isin(ids, as_text(table[target.key]))
+        allowed = texts[target.key].are_in(table[target.key])
     spare = 1 if queries.known and queries.source is target else 0
     name = None
     if not use_index:
@@ -106,16 +111,18 @@ def retrieve(
         scores, found = index.exact(right, left, k + spare, allowed)
     rows: dict[str, list[Any]] = {c: [] for c in _columns(target)}
     for q, query_id in enumerate(queries.ids):
+        there = found[q] >= 0
+        names = (texts[c].at(found[q][there]).tolist() for c in (target.key, PATIENT, COHORT))
         mine = [
-            (-float(s), str(ids[j]), int(j))
-            for s, j in zip(scores[q], found[q], strict=True)
-            if j >= 0 and not (spare and ids[j] == query_id)
+            (-float(s), i, patient, cohort)
+            for s, i, patient, cohort in zip(scores[q][there], *names, strict=True)
+            if not (spare and i == query_id)
         ]
-        for rank, (similarity, _, j) in enumerate(sorted(mine)[:k], start=1):
-            same = bool(patients[j]) and patients[j] == queries.patients[q]
-            values = (query_id, rank, ids[j], patients[j], cohorts[j] or None, -similarity, same)
-            for column, value in zip(rows, values, strict=True):
-                rows[column].append(str(value) if isinstance(value, np.str_) else value)
+        for rank, (similarity, i, patient, cohort) in enumerate(sorted(mine)[:k], start=1):
+            same = bool(patient) and patient == queries.patients[q]
+            values = (query_id, rank, i, patient, cohort or None, -similarity, same)
+            for held, value in zip(rows.values(), values, strict=True):
+                held.append(value)
     if queries.known and queries.source is not target and any(rows["same_patient"]):
         notes.append(
             "rows of the query's own patient were in the training pairs: that they are near says "
@@ -127,7 +134,9 @@ def retrieve(
         "cosine", {"query": query, "from": queries.source.name, "to": to, "k": k, "where": where},
         index=name,
     )  # fmt: skip
-    return Neighbours(pa.table(rows), provenance, tuple(notes))
+    kinds = {"rank": np.int64, "similarity": np.float64, "same_patient": bool}
+    hits = {c: column(np.array(v, kinds[c]) if c in kinds else v) for c, v in rows.items()}
+    return Neighbours(pa.table(hits), provenance, tuple(notes))
 
 
 def _columns(target: TableSpec) -> tuple[str, ...]:
@@ -143,29 +152,29 @@ def _oriented(queries: _Queries, target: TableSpec) -> Matrix:
     return np.hstack([queries.vectors, extra])
 
 
-def _targets(engine: Engine, spec: TableSpec) -> tuple[Strings, Strings, Strings]:
-    if spec is SLIDES:
-        return engine.slide_ids, engine.patients, engine.cohorts
-    reference = engine.reference
-    return reference.ids, reference.patients, reference.cohorts
+def _texts(engine: Engine, spec: TableSpec) -> dict[str, Texts]:
+    return engine.texts if spec is SLIDES else engine.reference.texts
 
 
 def _queries(
-    engine: Engine, query: str, source: str | None, options: readers.Options, notes: list[str]
+    engine: Engine,
+    query: str,
+    source: str | None,
+    options: readers.Options | None,
+    notes: list[str],
 ) -> _Queries:
     """The query vectors, from an id of the database or from a file."""
     found = {
-        spec.name: np.flatnonzero(_targets(engine, spec)[0] == query)
+        spec.name: _texts(engine, spec)[spec.key].find(query)
         for spec in (SLIDES, PROFILES)
         if source in (None, spec.name)
     }
-    hits = [name for name, rows in found.items() if len(rows)]
+    hits = [name for name, row in found.items() if row is not None]
     if len(hits) == 1:
         spec = TABLES[hits[0]]
-        _, patients, _ = _targets(engine, spec)
-        row = int(found[spec.name][0])
-        vector = engine.shared_rows(spec, np.array([row]))
-        return _Queries(spec, (query,), (str(patients[row]),), vector, known=True)
+        at = np.array([found[spec.name]])
+        patient = str(_texts(engine, spec)[PATIENT].at(at)[0])
+        return _Queries(spec, (query,), (patient,), engine.shared_rows(spec, at), known=True)
     if len(hits) == 2:
         raise InputError(
             f"{query} is the id of a slide and of a profile",
@@ -174,28 +183,27 @@ def _queries(
     path = Path(query)
     if os.path.exists(path):
         return _from_file(engine, path, source, options, notes)
-    near = _near(query, engine.slide_ids, engine.reference.ids)
+    slides, profiles = (_texts(engine, spec)[spec.key] for spec in (SLIDES, PROFILES))
+    near = slides.near(query) or profiles.near(query)
+    first = np.arange(2)
     raise InputError(
         f"{query} is neither a slide, a profile, nor a file",
-        found=f"slides such as {some(engine.slide_ids[:2])}; "
-        f"profiles such as {some(engine.reference.ids[:2])}",
+        found=f"slides such as {some(slides.at(first[: len(slides)]))}; "
+        f"profiles such as {some(profiles.at(first[: len(profiles)]))}",
         hint=f"did you mean {near}?" if near else None,
     )
 
 
-def _near(query: str, *lists: Strings) -> str | None:
-    import difflib
-
-    for ids in lists:
-        close = difflib.get_close_matches(query, ids.tolist(), n=1, cutoff=0.8)
-        if close:
-            return str(close[0])
-    return None
-
-
 def _from_file(
-    engine: Engine, path: Path, source: str | None, options: readers.Options, notes: list[str]
+    engine: Engine,
+    path: Path,
+    source: str | None,
+    options: readers.Options | None,
+    notes: list[str],
 ) -> _Queries:
+    from molquery import ingest, readers  # an id needs none of them
+
+    options = options or readers.Options()
     space = need_space(engine.database)
     if source != PROFILES.name:
         try:

@@ -10,15 +10,17 @@ import numpy as np
 import pyarrow as pa
 
 from molquery import index
+from molquery.arrow import column
 from molquery.errors import IndexFileError, InputError
 from molquery.genesets.match import MIN_FRACTION, MIN_GENES
 from molquery.query import calibrate
-from molquery.query.answer import answer, in_words, signature_notes
+from molquery.query.answer import Answer, answer, in_words, signature_notes
 from molquery.query.engine import Engine
 from molquery.query.methods import DEFAULT_METHOD, check
 from molquery.records import Coverage, Predictability, Provenance, Signature
 from molquery.reference import DEFAULT_SCORING
-from molquery.schema import COHORT, SLIDES
+from molquery.schema import COHORT, PATIENT, SLIDES
+from molquery.texts import Groups
 from molquery.vectors import Bools, Float, Ints
 
 #: How many candidates an index hands over to be ranked, per answer wanted, and at least.
@@ -32,8 +34,7 @@ class Ranking:
     Attributes:
         hits: one row per slide, best first, with the columns of `COLUMNS`.
         n_ranked: how many slides were ranked; `hits` holds the first k.
-        agreement: Spearman correlation over all slides between the scores and the inner product
-            with the signature's vector, which is what an index ranks by.
+        answer: what is known of the signature in every slide.
     """
 
     hits: pa.Table
@@ -41,9 +42,15 @@ class Ranking:
     signature: Signature
     coverage: Coverage
     predictability: Predictability
-    agreement: float | None
+    answer: Answer
     provenance: Provenance
     notes: tuple[str, ...]
+
+    @property
+    def agreement(self) -> float | None:
+        """Spearman correlation, over slides of the whole archive, between the scores and the inner
+        product with the signature's vector, which is what an index ranks by."""
+        return self.answer.agreement
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as plain values: hits, predictability, coverage, notes, provenance."""
@@ -87,7 +94,8 @@ COLUMNS: Mapping[str, str] = {
     "cohort_percentile": "of the score among the slides of its cohort",
     "cohort_z": "score minus the cohort's mean, in the cohort's standard deviations",
     "p": "share of random gene sets of like size and expression that score as high in this slide",
-    "fdr": "p after Benjamini-Hochberg over the slides ranked",
+    "fdr": "p after Benjamini-Hochberg over the slides ranked; of more than "
+    f"{calibrate.WHOLE:,}, over about {calibrate.SAMPLE:,} evenly spaced ones",
     "basis": "held-out: the patient has RNA, which was kept out; projected: the patient has none; "
     "unseen cohort: nor has anyone of the cohort, so only the order within it means something",
     "domain": "out: the slide is unlike those that the model has learned from (of ordinary slides "
@@ -134,7 +142,6 @@ def search(
     if k < 1:
         raise InputError("k must be at least 1", found=str(k))
     allowed = engine.slides_where(where)
-    groups = engine.slide_column(within) if within and within != COHORT else engine.cohorts
     found = answer(
         engine,
         signature,
@@ -145,16 +152,13 @@ def search(
         min_fraction=min_fraction,
     )
     coverage, predicted = found.match.coverage, found.predicted
-    notes = signature_notes(
-        signature, coverage, found.match.lost, found.predictability, strict=strict
-    )
+    notes = signature_notes(signature, coverage, found.match.lost, found.quality, strict=strict)
     notes += found.notes
-    cohort_percentile, cohort_z = found.cohort_percentile, found.cohort_z
     order_by = predicted
     if within:
-        group_percentile, order_by = calibrate.within_groups(predicted, groups)
-        if within == COHORT:
-            cohort_percentile, cohort_z = group_percentile, order_by
+        own = within == COHORT
+        groups = engine.by_cohort if own else Groups.of(engine.slide_column(within))
+        order_by = calibrate.within_groups(predicted, groups)[1]
         lost = int((allowed & np.isnan(order_by)).sum())
         if lost:
             notes.append(f"{lost} slides have no {within}, or are alone in theirs: not ranked")
@@ -163,40 +167,46 @@ def search(
     candidates = allowed
     if use_index:
         index_name, candidates = _candidates(engine, found.vector, allowed, k, device, notes)
-    rows = _top(order_by, candidates, engine, k)
+    rows = _top(order_by, candidates, k)
 
+    low, high = found.interval(rows)
+    cohort_percentile, cohort_z = found.within_cohort(rows)
     columns: dict[str, Any] = {
         "rank": np.arange(1, len(rows) + 1),
-        "slide_id": engine.slide_ids[rows].tolist(),
-        "patient_id": engine.patients[rows].tolist(),
-        "cohort": [c or None for c in engine.cohorts[rows].tolist()],
+        "slide_id": engine.texts[SLIDES.key].at(rows).tolist(),
+        "patient_id": engine.texts[PATIENT].at(rows).tolist(),
+        "cohort": [c or None for c in engine.texts[COHORT].at(rows).tolist()],
         "score": predicted[rows],
-        "low": _nullable(found.low[rows]),
-        "high": _nullable(found.high[rows]),
-        "percentile": found.percentile[rows],
-        "cohort_percentile": _nullable(cohort_percentile[rows]),
-        "cohort_z": _nullable(cohort_z[rows]),
+        "low": low,
+        "high": high,
+        "percentile": found.percentile(rows),
+        "cohort_percentile": cohort_percentile,
+        "cohort_z": cohort_z,
     }
     if within and within != COHORT:
         columns[f"{within}_z"] = order_by[rows]
-    if found.p is not None:
-        adjusted = np.full(len(found.p), np.nan)
-        adjusted[allowed] = calibrate.fdr(found.p[allowed]) if allowed.any() else []
-        columns["p"], columns["fdr"] = found.p[rows], adjusted[rows]
+    if found.has_p:
+        ranked = np.flatnonzero(allowed)
+        among = calibrate.sampled(ranked)
+        p = found.p(np.concatenate([rows, among]))
+        columns["p"] = p[: len(rows)]
+        columns["fdr"] = calibrate.fdr(columns["p"], p[len(rows) :])
+        if len(among) < len(ranked):
+            notes.append(f"fdr is over {len(among)} evenly spaced ones of {len(ranked)} slides")
     columns["basis"] = engine.basis(rows)
     columns["domain"] = engine.domain(rows)
     if not within:
         notes += engine.unseen_note(allowed)
-    notes += [*engine.domain_notes(allowed), *engine.interval_note(found.low[allowed])]
+    notes += [*engine.domain_notes(allowed), *engine.interval_note(found.without_interval(allowed))]
     if not allowed.any():
         notes.append("no slide satisfies the filter")
     return Ranking(
-        hits=pa.table(columns),
+        hits=pa.table({name: column(values) for name, values in columns.items()}),
         n_ranked=int(allowed.sum()),
         signature=signature,
         coverage=coverage,
         predictability=found.predictability,
-        agreement=found.agreement,
+        answer=found,
         provenance=engine.provenance(
             method,
             {
@@ -239,12 +249,11 @@ def _candidates(
     return name, mask
 
 
-def _top(order_by: Float, candidates: Bools, engine: Engine, k: int) -> Ints:
+def _top(order_by: Float, candidates: Bools, k: int) -> Ints:
     """Positions of the k highest values among the candidates; ties break by slide id."""
     rows = np.flatnonzero(candidates)
+    if k < len(rows):
+        least = -np.partition(-order_by[rows], k - 1)[k - 1]
+        rows = rows[order_by[rows] >= least]
     # Rows are in id order, so a stable sort breaks ties by id.
     return rows[np.argsort(-order_by[rows], kind="stable")[:k]]
-
-
-def _nullable(values: Float) -> pa.Array:
-    return pa.array(values, mask=np.isnan(values))

@@ -32,6 +32,7 @@ from molquery.records import Coverage, Predictability, Provenance, Signature
 from molquery.reference import DEFAULT_SCORING
 from molquery.schema import COHORT
 from molquery.stratify import OTHER, UNCERTAIN, Cut, Rule
+from molquery.texts import Groups
 from molquery.vectors import Float, Strings
 
 #: Confidence under which a stratum is called uncertain: three to two on the assigned side.
@@ -395,7 +396,7 @@ def _table(
     several = len(parts) > 1
     for part in parts:
         prefix = f"{part.signature.name}_" if several else ""
-        percentiles, standard = calibrate.within_groups(part.score, units.cohorts)
+        percentiles, standard = calibrate.within_groups(part.score, Groups.of(units.cohorts))
         columns |= {
             f"{prefix}score": part.score,
             f"{prefix}low": _nullable(part.low),

@@ -25,6 +25,7 @@ from molquery.query.engine import Engine
 from molquery.query.tasks import Contrast, GeneGroups, Labels, Outcome, Tasks
 from molquery.records import Signature
 from molquery.schema import COHORT
+from molquery.texts import Groups
 from molquery.vectors import Bools, Float, Ints, Strings, group_means
 
 #: A class, or a group of a cohort, with fewer patients is not compared.
@@ -390,6 +391,7 @@ def survival(engine: Engine, task: Outcome) -> SurvivalResult:
         read, time=read.time[rows], event=read.event[rows], known=read.known[rows], notes=()
     )
     found: list[tuple[str, Association]] = []
+    groups = Groups.of(own if named else np.full(len(own), "all"))
     for s, name in enumerate(names):
         values = scores[enough, s]
         try:
@@ -398,7 +400,7 @@ def survival(engine: Engine, task: Outcome) -> SurvivalResult:
             notes.append(f"{name}: {error.what}")
             continue
         strata = stratify.apply_cuts(values, own if named else None, cut)
-        standard = calibrate.within_groups(values, own if named else np.full(len(own), "all"))[1]
+        standard = calibrate.within_groups(values, groups)[1]
         for apart in (False, True) if len(set(own.tolist())) > 1 else (False,):
             done = associate.associate(
                 strata, _TERTILES, survival=outcome, cohorts=own, apart=apart, scores=standard

@@ -7,17 +7,15 @@ import numpy as np
 from molquery.vectors import Float, Matrix
 
 _RIDGE = 1e-2  # of the mean squared coordinate: the space is whitened enough to need little
-_SAMPLE = 20_000  # slides that the surrogate is fitted on, evenly spaced over the archive
 
 
 def signature_vector(slide_vectors: Matrix, scores: Float) -> Float:
     """The unit vector (dim,) whose inner product with slides follows their scores best.
 
     The linear surrogate of a prediction: the ridge regression of scores (n_slides,) on shared
-    vectors (n_slides, dim) over a sample of the archive. All zeros where the scores do not vary.
+    vectors (n_slides, dim). All zeros where the scores do not vary.
     """
-    step = max(1, len(scores) // _SAMPLE)
-    vector = ridge_vector(slide_vectors[::step], scores[::step, None], _RIDGE)[:, 0]
+    vector = ridge_vector(slide_vectors, scores[:, None], _RIDGE)[:, 0]
     norm = float(np.linalg.norm(vector))
     return np.asarray(vector / norm if norm > 0 else vector)
 

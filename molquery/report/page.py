@@ -19,6 +19,7 @@ from molquery.report.drawings import KINDS, drawings
 from molquery.report.question import Question, Tell
 from molquery.schema import COHORT, PATIENT, SLIDES
 from molquery.stratify import POOLED
+from molquery.texts import Groups
 from molquery.vectors import as_text
 
 _TOP = 10  # rows of the table of highest scores
@@ -217,7 +218,7 @@ def _top_table(out: Page, q: Question) -> None:
     part, table = q.strata.parts[0], q.strata.table
     key = SLIDES.key if SLIDES.key in table.column_names else PATIENT
     ids, cohorts = as_text(table[key]), as_text(table[COHORT])
-    standard = calibrate.within_groups(part.score, cohorts)[1]
+    standard = calibrate.within_groups(part.score, Groups.of(cohorts))[1]
     apart = part.cut.scope == COHORT
     ranked = np.where(np.isnan(standard), -np.inf, standard) if apart else part.score
     order = np.argsort(-ranked, kind="stable")[:_TOP]

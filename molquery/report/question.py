@@ -28,6 +28,7 @@ from molquery.query.tested import Outcomes
 from molquery.records import Predictability, Signature
 from molquery.report.answer import title
 from molquery.schema import COHORT, PATIENT, SLIDES
+from molquery.texts import Groups
 from molquery.vectors import Bools, Float, Ints, Strings, as_text
 
 _SETS = 18  # signatures in the heat map
@@ -243,7 +244,7 @@ def _panel(
     names = [s.name for s in scored.signatures]
     sets = [(m.positions, m.weights) for m in scored.matches]
     predicted = _predicted(engine, strata, scored.scores, sets, rows)
-    groups = np.where(engine.cohorts[rows] == "", "-", engine.cohorts[rows])
+    groups = Groups.of(np.where(engine.cohorts[rows] == "", "-", engine.cohorts[rows]))
     order = strata.sets[0].order
     values = np.full((len(names), len(order)), np.nan)
     for i, score in enumerate(predicted.T):

@@ -1,0 +1,150 @@
+"""An archive that is large to all limits: what is said of single slides is what all of it says."""
+
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from scipy import stats
+
+from molquery import predict
+from molquery.database import Database
+from molquery.database.mapped import Rows
+from molquery.errors import DatabaseError
+from molquery.evaluate.metrics import within_cohort_r
+from molquery.genesets import collections
+from molquery.query import calibrate, prepared
+from molquery.query.engine import Engine
+from molquery.query.search import Ranking, search
+
+HYPOXIA = collections.find("HALLMARK_HYPOXIA")
+SAMPLE = 40
+
+
+@pytest.fixture
+def large(aligned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Engine:
+    """The toy archive of a few hundred slides, with limits that it is beyond."""
+    shutil.copytree(aligned, tmp_path / "copy.mq")
+    monkeypatch.setattr(predict, "_DENSE_CELLS", 0)
+    monkeypatch.setattr(predict, "_BLOCK", 64)
+    monkeypatch.setattr(predict, "_ROUGH_BLOCK", 32)
+    monkeypatch.setattr(predict, "_WORTH_SOLVING", 20)
+    monkeypatch.setattr(prepared, "_LARGE", 0)
+    monkeypatch.setattr(calibrate, "WHOLE", 100)
+    monkeypatch.setattr(calibrate, "SAMPLE", SAMPLE)
+    monkeypatch.setattr(calibrate, "_FEW_GROUPS", 1)
+    return Engine(Database.open(tmp_path / "copy.mq"))
+
+
+def null_of(engine: Engine, count: int) -> tuple[npt.NDArray[np.float64], ...]:
+    """Scores of the signature and of its random sets in every slide, and measured ones."""
+    match, measured = engine.reference.score_one(HYPOXIA)
+    sets = calibrate.random_sets(
+        engine.reference, match.positions, match.weights, count=count,
+        seed=[0, int(HYPOXIA.sha256[:8], 16)],
+    )  # fmt: skip
+    random = engine.reference.matrix(sets)
+    return engine.predict(measured)[:, 0], engine.predict(random), measured[:, 0], random
+
+
+@pytest.mark.parametrize("where", [None, "cohort = 'COHORT-A'"])
+def test_hits_have_the_values_that_the_whole_archive_gives(
+    large: Engine, where: str | None
+) -> None:
+    found = search(large, HYPOXIA, k=7, null=150, where=where)
+    hits = found.hits.to_pylist()
+    assert isinstance(large.operator.weights, Rows)
+    predicted, null, measured, random = null_of(large, 150)
+    allowed = np.ones(len(predicted), bool) if where is None else large.cohorts == "COHORT-A"
+    order = [i for i in np.argsort(-predicted, kind="stable") if allowed[i]][:7]
+    assert [h["slide_id"] for h in hits] == large.slide_ids[order].tolist()
+    low, high = large.intervals(predicted, measured)
+    p = (1 + (null >= predicted[:, None]).sum(axis=1)) / 151
+    ranked = np.flatnonzero(allowed)
+    among = ranked[:: len(ranked) // SAMPLE] if len(ranked) > 100 else ranked
+    q = stats.false_discovery_control(p[among], method="bh")
+    for hit, i in zip(hits, order, strict=True):
+        own = predicted[large.cohorts == large.cohorts[i]]
+        assert hit["score"] == predicted[i]
+        assert (hit["low"], hit["high"]) == (low[i], high[i])
+        assert hit["percentile"] == pytest.approx(
+            stats.percentileofscore(predicted, predicted[i], kind="mean"), rel=1e-12
+        )
+        assert hit["cohort_percentile"] == pytest.approx(
+            stats.percentileofscore(own, predicted[i], kind="mean"), rel=1e-12
+        )
+        assert hit["cohort_z"] == pytest.approx((predicted[i] - own.mean()) / own.std(), rel=1e-12)
+        assert hit["p"] == p[i]
+        above = q[p[among] >= p[i]]
+        assert hit["fdr"] == pytest.approx(above.min() if len(above) else p[i], rel=1e-12)
+        assert hit["domain"] == ("out" if large.out_of_domain[i] else "in")
+        assert hit["patient_id"] == large.patients[i]
+    assert found.n_ranked == allowed.sum()
+    specific(large, found, null, random)
+
+
+def specific(engine: Engine, found: Ranking, null: object, random: object) -> None:
+    """Specificity from the predictions of all random sets in all slides."""
+    pairs = engine.pairs
+    labels = [c or None for c in pairs.cohorts.tolist()]
+    each = within_cohort_r(pairs.average(null), random[pairs.profiles], labels, min_n=20)[0]  # type: ignore[arg-type,index]
+    quality = found.predictability
+    assert quality.random_r == pytest.approx(each.mean(), rel=1e-5)
+    assert quality.specificity_percentile == pytest.approx(
+        100 * float((each < quality.within_r).mean()), abs=1
+    )
+
+
+def test_a_small_and_a_large_archive_say_the_same(large: Engine, aligned: Path) -> None:
+    """But for the sample behind fdr, and rounding."""
+    small = search(Engine(Database.open(aligned)), HYPOXIA, k=30, null=150)
+    same = search(large, HYPOXIA, k=30, null=150)
+    for name in small.hits.column_names:
+        a, b = (r.hits[name].to_pylist() for r in (small, same))
+        if name == "fdr":
+            continue
+        if isinstance(a[0], float):
+            np.testing.assert_allclose(b, a, rtol=2e-4, err_msg=name)
+        else:
+            assert a == b
+
+
+def test_damage_is_found_in_the_rows_that_are_read(large: Engine) -> None:
+    first = search(large, HYPOXIA, k=3, null=0)
+    database = large.database
+    path = database.path / database.manifest()["predictions"]["default"]["file"]
+    content = bytearray(path.read_bytes())
+    start = content.find(np.ascontiguousarray(large.operator.weights[5:6]).tobytes())
+    assert start > 0
+    content[start + 3] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(DatabaseError, match="is damaged"):
+        search(Engine(Database.open(database.path)), HYPOXIA, k=3, null=0)
+    content[start + 3] ^= 1
+    path.write_bytes(content)
+    again = search(Engine(Database.open(database.path)), HYPOXIA, k=3, null=0)
+    assert again.hits.equals(first.hits)
+
+
+def test_the_first_question_tells_how_far_it_is(large: Engine) -> None:
+    large.database.update_manifest(lambda manifest: manifest["predictions"].clear())
+    told: list[tuple[str, int, int]] = []
+    ended = []
+
+    @contextmanager
+    def progress() -> Iterator[Callable[[str, int, int], None]]:
+        yield lambda *step: told.append(step)
+        ended.append(len(told))
+
+    engine = Engine(Database.open(large.database.path), None, progress)
+    search(engine, HYPOXIA, k=3, null=0)
+    steps = [(done, total) for stage, done, total in told if stage == prepared.STAGE]
+    assert steps[0] == (0, engine.n_slides)
+    assert steps[-1] == (engine.n_slides, engine.n_slides)
+    assert steps == sorted(steps)
+    assert ended == [len(told)]
+    search(Engine(Database.open(large.database.path), None, progress), HYPOXIA, k=3, null=0)
+    assert ended == [len(told)], "what is there needs no progress"
