@@ -252,6 +252,53 @@ def is_inverted(handle: Any) -> bool:
     return hasattr(handle, "nlist") and hasattr(handle, "invlists")
 
 
+def is_graph(handle: Any) -> bool:
+    """Whether an index is a graph of neighbours on the CPU."""
+    return hasattr(handle, "hnsw")
+
+
+def links_to(handle: Any, rows: Ints) -> list[Ints]:
+    """For each of some rows the places of a graph's links that lead to it."""
+    links, n = _links(handle), handle.ntotal
+    wanted = np.zeros(n + 1, dtype=bool)  # -1, no link, stands for the last
+    wanted[rows] = True
+    step = 1 << 24
+    parts = [
+        first + np.flatnonzero(wanted[links[first : first + step]])
+        for first in range(0, len(links), step)
+    ]
+    places = np.concatenate(parts)
+    places = places[np.argsort(links[places], kind="stable")]
+    edges = np.searchsorted(links[places], [rows, rows + 1])
+    return [places[start:stop] for start, stop in edges.T]
+
+
+@contextmanager
+def unlinked(handle: Any, places: Ints) -> Iterator[None]:
+    """Within the block the links at these places of a graph lead nowhere.
+
+    A link to nothing would end a row's list: each leads to the row that it starts from instead,
+    which has been visited when its links are read.
+    """
+    links = _links(handle)
+    before = links[places]
+    links[places] = np.searchsorted(_starts(handle), places, side="right") - 1
+    try:
+        yield
+    finally:
+        links[places] = before
+
+
+def _links(handle: Any) -> npt.NDArray[np.int32]:
+    neighbours = handle.hnsw.neighbors
+    return np.asarray(faiss.rev_swig_ptr(neighbours.data(), neighbours.size()))
+
+
+def _starts(handle: Any) -> npt.NDArray[np.uint64]:
+    offsets = handle.hnsw.offsets
+    return np.asarray(faiss.rev_swig_ptr(offsets.data(), offsets.size()))
+
+
 def search(
     handle: Any, queries: Matrix, k: int, width: int, allowed: Bools | None = None
 ) -> tuple[Matrix, Ints]:

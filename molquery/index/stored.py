@@ -23,16 +23,9 @@ from molquery.database.drafts import Draft
 from molquery.database.mapped import Arrays
 from molquery.errors import DatabaseError, IndexFileError
 from molquery.index import library, scan
-from molquery.index.searcher import (
-    RECALL,
-    Searcher,
-    Settings,
-    Span,
-    assemble,
-    fill,
-    measured_recall,
-    silent,
-)
+from molquery.index.assembly import Span, assemble, fill, silent
+from molquery.index.searcher import Searcher, Settings
+from molquery.index.tuning import RECALL, measured_recall, tune
 from molquery.recipes import Recipe, load_recipe
 from molquery.schema import TableSpec
 from molquery.threads import Mapper
@@ -181,6 +174,8 @@ def build(
     if old is not None:
         searcher, extended = _extended(source, old, vectors)
         factory = old[0]["factory"]
+        tell("choosing how wide to search", source.n, source.n)
+        tune(searcher, recipe, vectors, recall)
         found = measured_recall(searcher, vectors)
     else:
         extended, factory = 0, recipe.factory_for(source.n, source.dim)
@@ -310,13 +305,13 @@ def _extendable(database: Database, source: Source, recipe: Recipe) -> tuple[Any
 def _extended(
     source: Source, old: tuple[Any, Any, Ints], vectors: library.Vectors
 ) -> tuple[Searcher, int]:
-    entry, handle, rows = old
+    _, handle, rows = old
     library.renumber(handle, rows)
     new = np.setdiff1d(np.arange(source.n), rows)
     for start in range(0, len(new), _BATCH):
         some = new[start : start + _BATCH]
         library.add_numbered(handle, np.asarray(vectors[some], np.float32), some)
-    return Searcher(vectors, handle, _settings(entry)), len(new)
+    return Searcher(vectors, handle), len(new)
 
 
 def _settings(entry: dict[str, Any]) -> Settings:
