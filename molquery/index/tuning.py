@@ -28,6 +28,7 @@ _WIDEST = 2048  # of a graph
 _MOST_REFINED = 80  # candidates for each answer
 #: Queries by which recall is measured, at each depth; 200 where it is not said.
 _QUERIES = {10: 500, 300: 100, 1000: 50}
+_SURE = 2  # standard errors above the recall wanted: a width is not taken by luck
 _TRAIN_PER_LIST = 40
 
 
@@ -150,7 +151,7 @@ def measured_recall(searcher: Searcher, truth: Vectors) -> float:
 
 
 def tune(searcher: Searcher, recipe: Recipe, truth: Vectors, recall: float) -> None:
-    """Find, by depth, the least width at which recall exceeds what is wanted by its error.
+    """Find, by depth, the least width at which recall exceeds what is wanted by twice its error.
 
     At the first depth that is done for several numbers of candidates that are scored again, and
     the cheapest pair is taken; the widest, where none will do.
@@ -178,7 +179,7 @@ def tune(searcher: Searcher, recipe: Recipe, truth: Vectors, recall: float) -> N
 
         def enough(wide: int, exam: Exam = exam) -> bool:
             share, error = exam.recall(searcher, wide)
-            return share - error >= recall
+            return share - _SURE * error >= recall
 
         deeper = _least(enough, width, most, narrower=False)
         if deeper is None:  # those further down will not do either
@@ -202,7 +203,7 @@ def _pair(
             if wide not in ranks:
                 ranks[wide] = exam.ranks(handle, wide)
             share, error = exam.recall_of(ranks[wide], refine)
-        return share - error >= recall
+        return share - _SURE * error >= recall
 
     best: tuple[float, int, int] | None = None
     refine = base
