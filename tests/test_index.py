@@ -168,6 +168,14 @@ def test_exact_search_equals_brute_force_with_ties_in_order(
     assert values.tolist() == product[order].tolist()
 
 
+@given(st.lists(st.integers(0, 99_999), max_size=300), st.integers(1, 100_000))
+def test_positions_are_those_of_the_rows_allowed(rows: list[int], n: int) -> None:
+    allowed = np.zeros(n, dtype=bool)
+    allowed[[row for row in rows if row < n]] = True
+    assert scan.positions(allowed).tolist() == sorted({row for row in rows if row < n})
+    assert scan.positions(~allowed).tolist() == np.flatnonzero(~allowed).tolist()
+
+
 def test_the_ranking_does_not_depend_on_the_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     vectors, query = points(70_000, 24), points(1, 24, seed=8)
     got = []

@@ -173,13 +173,6 @@ def targets(found: list[Row], archive: str, statistic: str = "median_ms") -> lis
     lance = look.ms("exact", "LanceDB")
     add("LanceDB without index / molquery float32", ratio(lance, flat), 25, "x", True)
     add("batch of 64, k = 100", look.rate("batch", "molquery"), 140, "queries/s", True)
-    add(
-        "  beside the matrix product alone",
-        ratio(look.rate("batch", "molquery"), look.rate("batch", "limit")),
-        0.8,
-        "",
-        True,
-    )
     add("every row ranked", look.ms("ranking", "molquery"), 120, "ms", False)
 
     good = [r for r in look.all("approximate", "molquery") if r["recall10"] >= 0.99]
