@@ -83,13 +83,13 @@ def coverage(engine: Engine, scores: Float) -> None:
     slide, profile = engine.pairs.slide, engine.pairs.profile
     cohorts, patients = engine.cohorts[slide], engine.groups[slide]
     measured = scores[profile]
-    by_patient = engine.operators[PATIENT_SCHEME].apply(scores)[slide]
+    by_patient = engine.operators[PATIENT_SCHEME].apply(scores, slide)
     spread = np.stack([engine.spread(s)[slide] for s in scores.T], axis=1)
     tests = [("patients", patients, by_patient)]
     if SITE_SCHEME in engine.operators:
         site = engine.slide_column("site")[slide]
         # The bounds are those of a database: from patients held out. They meet other sites.
-        tests.append(("sites", site, engine.operators[SITE_SCHEME].apply(scores)[slide]))
+        tests.append(("sites", site, engine.operators[SITE_SCHEME].apply(scores, slide)))
     names = np.unique(cohorts)
     for what, units, tested in tests:
         found: dict[str, list[Float]] = {str(c): [] for c in names}
@@ -183,7 +183,7 @@ def unseen_cohorts(engine: Engine, scores: Float) -> None:
         if operator is None:
             print("\none cohort alone cannot be left out")
             return
-        errors = np.abs(measured - operator.apply(scores)[slide])
+        errors = np.abs(measured - operator.apply(scores, slide))
         bounds = np.array(
             [max(half_widths(e[~mine], cohorts[~mine], patients[~mine], 0.9)) for e in errors.T]
         )

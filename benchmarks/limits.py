@@ -1,11 +1,12 @@
 """What limits predictions on a real paired cohort, and how many pairs a new cohort needs.
 
-    python benchmarks/limits.py DIRECTORY [learning] [ceiling] [cohorts]
+    python benchmarks/limits.py DIRECTORY [learning] [ceiling] [cohorts] [adapt]
 
 learning  figures of held-out patients by the number of training pairs, and a power law through them
 ceiling   reliability of measured scores and of predictions: the noise that no model can remove
 cohorts   every cohort left out in turn (as `align --hold-out` and `adapt --curve` do), beside ridge
           regression on the raw features, tested on the same patients
+adapt     every cohort left out, with 0 to 128 pairs of it, in other ways than `adapt` goes about it
 
 All figures are medians over the Hallmark sets with at least 10 genes in the panel. Each part takes
 some minutes on two processors.
@@ -17,6 +18,8 @@ import os
 import sys
 import tempfile
 from collections.abc import Collection
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -25,25 +28,30 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 import numpy as np
 import numpy.typing as npt
 
+from molquery import predict
 from molquery.align import adapt
 from molquery.align.left_out import Yardstick
-from molquery.align.pairs import Pairs, load_pairs
+from molquery.align.pairs import Pairs, groups_where, load_pairs
 from molquery.align.train import AlignSettings, align, fit_model
 from molquery.database import Database
+from molquery.encoders import EMBEDDING_KIND
 from molquery.evaluate import metrics
-from molquery.evaluate.held_out import SPECTRUM_GENES
+from molquery.evaluate.held_out import SPECTRUM_GENES, HeldOutPairs
 from molquery.evaluate.splits import folds_by_group
 from molquery.evaluate.unseen import medians, retrieved
 from molquery.genesets import collections
 from molquery.ingest import ingest_metadata, ingest_profiles, ingest_slides
+from molquery.predict import PATIENT_SCHEME, build_operator
 from molquery.query.engine import Engine
 from molquery.readers import Options
+from molquery.schema import SLIDES
+from molquery.space import Fold, Model, SharedSpace
 from molquery.threads import parallel
-from molquery.vectors import group_means
+from molquery.vectors import Matrix, group_means, same_key
 
 Array = npt.NDArray[np.float64]
 
-PARTS = ("learning", "ceiling", "cohorts")
+PARTS = ("learning", "ceiling", "cohorts", "adapt")
 COUNTS = (100, 200, 400, 800, 1300)
 DRAWS = 2  # of the training patients, in each of the five folds
 SEEDS = 4  # of the halves that cohorts are divided into
@@ -52,7 +60,9 @@ HALVES = 50  # random halves of each gene set
 
 def main() -> int:
     cohort = Path(sys.argv[1] if len(sys.argv) > 1 else ".")
-    parts: dict[str, Any] = {"learning": learning, "ceiling": ceiling, "cohorts": cohorts}
+    parts: dict[str, Any] = {
+        "learning": learning, "ceiling": ceiling, "cohorts": cohorts, "adapt": adaptations,
+    }  # fmt: skip
     with tempfile.TemporaryDirectory() as scratch:
         database = ingested(cohort, Path(scratch) / "tcga.mq")
         if database is None:
@@ -307,6 +317,133 @@ def ridge(x: Array, y: Array, new: Array) -> Array:
     assert best is not None
     dual = vectors @ (projected / (np.maximum(values, 0) + best[1])[:, None])
     return np.asarray((new - centre) @ ((x - centre).T @ dual) + level)
+
+
+# Ways to adapt -----------------------------------------------------------------------------------
+
+DRAWS_OF_PAIRS = 3
+
+
+def adaptations(database: Database, pairs: Pairs) -> None:
+    """Ways to use n pairs of a cohort left out: figures of half of its patients, means over the
+    cohorts and draws.
+
+    align anew        all pairs together: what `adapt` does
+      all soft        soft-kNN has its whole share from the first pair on; else in proportion to
+                      the pairs of the cohort up to 32 of them
+      soft from N     up to N
+      ridge alone     never
+    heads kept        the space is not learned anew; the pairs are in the reference and the ridge
+    profiles alone    nor is the ridge: their profiles join the reference
+    aligned first     features of the new cohort are given the mean and covariance of the others'
+                      (CORAL, doi:10.1609/aaai.v30i1.10306), then all pairs together
+    """
+    jobs: list[Any] = []
+    kind = str(database.facts(SLIDES)["kind"])
+    for cohort in sorted(set(pairs.cohorts.tolist())):
+        groups = np.unique(pairs.groups[pairs.cohorts == cohort])
+        everyone = groups_where(database, pairs, f"cohort={cohort}")
+        base = pairs.without(everyone, cohort)
+        model, yardstick = fit_model(base, set(), kind, "cca", 0), Yardstick.of(database, base)
+        moved = coral(pairs, cohort, model)
+        aligned = replace(yardstick, slides=replace(yardstick.slides, vectors=moved))
+        for draw in range(DRAWS_OF_PAIRS):
+            order = np.random.default_rng(draw).permutation(groups).tolist()
+            test, pool = order[: len(order) // 2], order[len(order) // 2 :]
+            told = (Tested(yardstick, test), Tested(aligned, test))
+            for n in (n for n in adapt.COUNTS if n <= len(pool)):
+                jobs.append((n, everyone - set(pool[:n]), base, model, *told))
+
+    def job(item: Any) -> dict[str, tuple[float, ...]]:
+        n, left, base, model, tested, moved = item
+        mine = pairs.without(left, "a draw")
+        anew = tested.parts(mine, fit_model(mine, set(), kind, "cca", 0))
+        kept, without = tested.parts(mine, model), tested.parts(base, model)
+        mine = replace(mine, slides=replace(mine.slides, vectors=moved.yardstick.slides.vectors))
+        coral = moved.parts(mine, fit_model(mine, set(), EMBEDDING_KIND, "cca", 0))
+
+        def share(most: int) -> float:
+            return float(predict.SOFT_SHARE * min(1.0, n / most))
+
+        usual = share(predict.SOFT_PAIRS)
+        return {
+            "align anew": tested.figures(*anew, usual),
+            "  all soft": tested.figures(*anew, share(1)),
+            "  soft from 16": tested.figures(*anew, share(16)),
+            "  soft from 64": tested.figures(*anew, share(64)),
+            "  ridge alone": tested.figures(*anew, 0.0),
+            "heads kept": tested.figures(*kept, usual),
+            "profiles alone": tested.figures(kept[0], without[1], kept[2], usual),
+            "aligned first": tested.figures(*coral, usual),
+        }
+
+    found: dict[tuple[str, int], list[tuple[float, ...]]] = {}
+    results = parallel(job, jobs, lambda done: progress(done, len(jobs)))
+    for item, rows in zip(jobs, results, strict=True):
+        for name, values in rows.items():
+            found.setdefault((name, item[0]), []).append(values)
+    shown = sorted({n for _, n in found})
+    for i, figure in enumerate(("median within-cohort r", "median R²", "fold@10")):
+        print(f"\n{figure:24}" + "".join(f"{n:>8}" for n in shown))
+        for name in dict.fromkeys(name for name, _ in found):
+            cells = [np.mean([v[i] for v in found[name, n]]) for n in shown]
+            print(f"{name:24}" + "".join(f"{v:8.3f}" for v in cells))
+
+
+def coral(pairs: Pairs, cohort: str, model: Model) -> Matrix:
+    """(n_slides, d) standardised values, those of a cohort with the mean and covariance of all
+    others. Both covariances are shrunk by a tenth towards their mean variance."""
+    values = model.slide_input.standardise(pairs.slides.vectors).astype(np.float64)
+    mine = pairs.slides.cohorts == cohort
+
+    def root(rows: Array, power: float) -> Array:
+        covariance = np.cov(rows, rowvar=False)
+        level = np.trace(covariance) / len(covariance)
+        variances, directions = np.linalg.eigh(
+            0.9 * covariance + 0.1 * level * np.eye(len(covariance))
+        )
+        return np.asarray((directions * variances**power) @ directions.T)
+
+    mean = values[mine].mean(axis=0)
+    coloured = (values[mine] - mean) @ root(values[mine], -0.5) @ root(values[~mine], 0.5)
+    values[mine] = coloured + values[~mine].mean(axis=0)
+    return values.astype(np.float32)
+
+
+@dataclass(frozen=True)
+class Tested:
+    """The patients that adaptations are tested on."""
+
+    yardstick: Yardstick
+    patients: Collection[str]
+
+    def parts(self, pairs: Pairs, model: Model) -> tuple[Array, Array, float]:
+        """(n, S) soft average and ridge, the pairs being the reference, and fold@10."""
+        fold = Fold(PATIENT_SCHEME, frozenset(pairs.groups.tolist()), model)
+        left_out = {"groups": sorted(pairs.left_out)}
+        space = SharedSpace("", "", {"hold_out": left_out}, model, (fold,))
+        held, slides, profiles = self.held, self.yardstick.slides, self.yardstick.profiles
+        only = np.zeros(len(slides.keys), dtype=bool)
+        only[held.slide] = True
+        operator = build_operator(space, PATIENT_SCHEME, slides, profiles, only)
+        scores = self.yardstick.scores.astype(np.float32)
+        soft, linear = (held.join(f(scores, held.slide)) for f in (operator.soft, operator.linear))
+        return soft, linear, retrieved(model, held, slides, profiles)
+
+    def figures(
+        self, soft: Array, linear: Array, fold10: float, share: float
+    ) -> tuple[float, float, float]:
+        """Median within-cohort r and R² of a blend, and fold@10."""
+        measured = self.yardstick.scores[self.held.profiles]
+        within, r2 = medians(share * soft + (1 - share) * linear, measured, self.held.cohorts)
+        return within or np.nan, r2 or np.nan, fold10
+
+    @cached_property
+    def held(self) -> HeldOutPairs:
+        slides, profiles = self.yardstick.slides, self.yardstick.profiles
+        slide, profile = same_key(slides.keys, profiles.keys)
+        mine = np.isin(slides.groups[slide], list(self.patients))
+        return HeldOutPairs.of(slide[mine], profile[mine], slides.cohorts)
 
 
 def progress(done: int, total: int) -> None:

@@ -42,7 +42,7 @@ from molquery.metadata import check_text, storable
 from molquery.records import IngestReport, MetadataReport
 from molquery.resume import Resume, resuming
 from molquery.schema import PROFILES, SLIDES, TableSpec
-from molquery.space import SharedSpace, current_space, project_slides
+from molquery.space import SharedSpace, current_space, project_rows, project_slides
 from molquery.threads import Mapper, ahead
 from molquery.vectors import Matrix, check_rows
 
@@ -857,9 +857,9 @@ def _match(
 
 
 def _project_again(database: Database, changed: Set[str]) -> None:
-    """Slides are projected by their cohort: project them anew when cohorts were filled."""
+    """Slides are projected by cohort and site: project them anew when those were filled."""
     space = current_space(database)
-    if space is None or schema.COHORT not in changed:
+    if space is None or not changed & {schema.COHORT, schema.SITE}:
         return
     shared = project_slides(database, space)
     database.set_vectors(SLIDES, schema.shared_column(space.space_id), shared)
@@ -1059,11 +1059,10 @@ def _project(rows: pa.Table, spec: TableSpec, space: SharedSpace | None) -> pa.T
     """The rows with their shared-space vectors, where the database has a space already."""
     if space is None:
         return rows
-    vectors = list_to_matrix(rows[spec.vector])
     if spec is SLIDES:
-        shared = space.project_slides(vectors, rows[schema.COHORT].to_pylist())
+        shared = project_rows(rows, space)
     else:
-        shared = space.project_profiles(vectors)
+        shared = space.project_profiles(list_to_matrix(rows[spec.vector]))
     return rows.append_column(schema.shared_column(space.space_id), matrix_to_list(shared))
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from typing import Any
+
+import numpy as np
+import pyarrow as pa
 
 from molquery import index, rna, schema
 from molquery.database import Database
 from molquery.schema import PROFILES, SLIDES
 from molquery.space import space_facts
+from molquery.texts import Texts
 
 
 def overview(database: Database) -> dict[str, Any]:
@@ -18,18 +21,20 @@ def overview(database: Database) -> dict[str, Any]:
         "database": database.name,
         "format version": manifest["format_version"],
     }
-    patients: dict[str, set[str]] = {}
+    patients: dict[str, pa.Array] = {}
     for spec in (SLIDES, PROFILES):
         if not database.has(spec):
             out[spec.name] = 0
             continue
-        table = database.read(spec, [schema.PATIENT, schema.COHORT])
+        table = database.read_sidecar(spec, [schema.PATIENT, schema.COHORT])
         facts = database.facts(spec)
         out[spec.name] = table.num_rows
-        patients[spec.name] = {p for p in table[schema.PATIENT].to_pylist() if p}
+        patients[spec.name] = Texts(table[schema.PATIENT]).distinct()
         out[f"{spec.name}: patients"] = len(patients[spec.name])
-        counts = Counter(c or "(none)" for c in table[schema.COHORT].to_pylist())
-        out[f"{spec.name}: cohorts"] = dict(sorted(counts.items()))
+        groups = Texts(table[schema.COHORT]).groups
+        counts = np.bincount(groups.code, minlength=len(groups.names)).tolist()
+        named = {n or "(none)": c for n, c in zip(groups.names.tolist(), counts, strict=True)}
+        out[f"{spec.name}: cohorts"] = dict(sorted(named.items()))
         shown = ("encoder", "kind", "dim") if spec is SLIDES else ("scale", "dim")
         names = {"dim": "dimensions" if spec is SLIDES else "genes"}
         for name in shown:
@@ -42,7 +47,9 @@ def overview(database: Database) -> dict[str, Any]:
         out[f"{spec.name}: columns"] = database.metadata_columns(spec)
         out[f"{spec.name}: version"] = database.version(spec)
     if len(patients) == 2:
-        out["patients with both"] = len(patients[SLIDES.name] & patients[PROFILES.name])
+        out["patients with both"] = int(
+            Texts(patients[PROFILES.name]).are_in(patients[SLIDES.name]).sum()
+        )
     facts_of_space = space_facts(database)
     if facts_of_space is None:
         out["space"] = "none yet: molquery align"

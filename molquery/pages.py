@@ -38,9 +38,8 @@ caption { text-align: left; color: var(--soft); padding-bottom: .25rem; }
 th, td { text-align: left; padding: .2rem .9rem .2rem 0; vertical-align: top;
   border-bottom: 1px solid var(--line); font-size: .92rem; }
 th { font-weight: 600; }
-td:first-child { white-space: nowrap; }
+td:first-child, td.n, td.word { white-space: nowrap; }
 td.n, th.n { text-align: right; }
-td.n { white-space: nowrap; }
 .wide th, .wide td { padding-right: .45rem; font-size: .8rem; }
 figure { margin: 1rem 0; }
 figure svg { max-width: 100%; height: auto; }
@@ -65,6 +64,8 @@ ul { padding-left: 1.25rem; max-width: 46rem; }
 
 #: Characters of a row from which a table is set smaller, so that it fits the page.
 _WIDE = 100
+#: Characters up to which a name in a table stands on one line.
+_WORD = 24
 #: Tables with more rows may go on on the next page of a print.
 _ROWS = 12
 #: 0.59 (0.55–0.62)
@@ -142,7 +143,8 @@ class Page:
         head = "".join(f"<th{m}>{_text(c)}</th>" for c, m in zip(columns, mark, strict=True))
         out.append(f"<thead><tr>{head}</tr></thead><tbody>")
         for row in shown[1:]:
-            cells = (f"<td{m}>{_text(v)}</td>" for v, m in zip(row, mark, strict=True))
+            marks = (m or ' class="word"' * _is_word(v) for v, m in zip(row, mark, strict=True))
+            cells = (f"<td{m}>{_text(v)}</td>" for v, m in zip(row, marks, strict=True))
             out.append(f"<tr>{''.join(cells)}</tr>")
         out.append("</tbody></table></div>")
         self._parts.append("".join(out))
@@ -201,6 +203,11 @@ def _is_number(value: Any) -> bool:
     if isinstance(value, str):
         return _AS_TEXT.fullmatch(value) is not None
     return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _is_word(text: str) -> bool:
+    """True for names such as TCGA-BRCA, which must not be broken at a hyphen."""
+    return "-" in text[1:-1] and " " not in text and len(text) <= _WORD
 
 
 def _text(text: str) -> str:

@@ -9,9 +9,10 @@ The first term is the soft average over the k nearest reference profiles in the 
 w_ij = softmax_j((x_i . r_j - h_j) / tau), where h_j is the hubness of profile j: profiles that are
 near to everything count for less (`Model.hubness`). The second is a ridge regression of the scores
 of paired patients on their slides' leading principal components c (`_ridge`), with slopes that are
-in part shared by all cohorts and in part a cohort's own. a_i is 0.7, and 0 for slides of a cohort
-without a single pair: there the neighbours come from other tissues and their mean level misleads,
-while the shared slopes carry over (measured by leaving out one cohort at a time: docs/decisions).
+in part shared by all cohorts and in part a cohort's own. a_i is 0.7, less in proportion in cohorts
+with fewer than 32 pairs, and 0 in one without any: there the neighbours come from other tissues and
+their mean level misleads, while the shared slopes carry over (measured by leaving out one cohort at
+a time: docs/decisions).
 
 A slide of a patient with RNA is predicted by the model of the fold that held the patient out, from
 the profiles of the other patients. So every score is one that was predicted and never remembered,
@@ -54,8 +55,9 @@ SITE_SCHEME = "site"
 #: Whole cohorts left out one at a time, each predicted as a cohort without any pair is.
 COHORT_SCHEME = "cohort"
 NEIGHBOURS = 200
-#: Weight of the soft average beside the ridge, for cohorts with pairs.
+#: Weight of the soft average beside the ridge, in cohorts with at least so many paired patients.
 SOFT_SHARE = 0.7
+SOFT_PAIRS = 32
 COMPONENTS = 64  # principal components of the slides that the ridge sees; 128 measured the same
 RIDGE = 3.0  # penalty, in units of the kernel x.x' / p
 OWN_SLOPE = 0.5  # prior variance of a cohort's own slopes, beside 1 for the shared ones
@@ -65,7 +67,7 @@ _NEAR_ROWS = 2_048  # slides whose distances to all training slides are in memor
 NEAREST = 10  # training slides whose mean distance says how near a slide is to them
 #: What stored operators depend on beside the data; the first number counts changes of the formula
 #: and of how it is stored.
-SETTINGS = (4, NEIGHBOURS, SOFT_SHARE, COMPONENTS, RIDGE, OWN_SLOPE, LEVEL, GRAND)
+SETTINGS = (5, NEIGHBOURS, SOFT_SHARE, SOFT_PAIRS, COMPONENTS, RIDGE, OWN_SLOPE, LEVEL, GRAND)
 _FEW_SETS = 4  # up to here the weights are used as they are: no matrix
 _DENSE_CELLS = 50_000_000  # slides x profiles up to which the weights are held as a dense matrix
 _FEW_COLUMNS = 7  # up to here one sparse product a set is faster than one for all
@@ -327,10 +329,14 @@ class Rows:
     keys: Strings
     groups: Strings
     cohorts: Strings
+    sites: Strings
 
     def some(self, rows: Ints) -> Rows:
         """Some of the rows."""
-        return Rows(self.vectors[rows], self.keys[rows], self.groups[rows], self.cohorts[rows])
+        return Rows(
+            self.vectors[rows], self.keys[rows], self.groups[rows], self.cohorts[rows],
+            self.sites[rows],
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -461,7 +467,8 @@ class Predictor:
             known, ridge = fitted.case.known, fitted.ridge
             standard = fitted.case.model.slide_input.standardise(slides.vectors[rows])
             cohorts = slides.cohorts[rows]
-            x = fitted.case.model.project_standardised(standard, cohorts.tolist())
+            sites = slides.sites[rows].tolist()
+            x = fitted.case.model.project_standardised(standard, cohorts.tolist(), sites)
             own = slides.groups[rows] if f < 0 else None
             found, share = _soft_neighbours(x, fitted.r, fitted.hubs, k, own, fitted.owners)
             neighbours[rows] = np.where(found >= 0, known[np.maximum(found, 0)], -1)
@@ -469,8 +476,8 @@ class Predictor:
             for cohort in np.unique(cohorts):
                 mine = rows[cohorts == cohort]
                 group[mine] = self.groups[f, str(cohort)]
-                if ridge is not None and str(cohort) not in ridge.cohorts:
-                    soft_share[mine] = 0.0
+                if ridge is not None:
+                    soft_share[mine] *= min(1.0, ridge.n_units(str(cohort)) / SOFT_PAIRS)
             if ridge is None:
                 soft_share[rows] = 1.0
                 continue
@@ -590,10 +597,9 @@ class _Ridge:
     unit_of: Ints  # (n_reference,): the unit of each profile, -1 for those of none
     p: int
 
-    @cached_property
-    def cohorts(self) -> set[str]:
-        """The cohorts that have pairs."""
-        return set(self.unit_cohorts.tolist())
+    def n_units(self, cohort: str) -> int:
+        """How many paired patients a cohort has."""
+        return int((self.unit_cohorts == cohort).sum())
 
     def components(self, standardised: Matrix) -> Matrix:
         """(n, COMPONENTS + 1) components of slides, and a constant 1."""
@@ -715,7 +721,7 @@ def read_rows(database: Database, space: SharedSpace) -> tuple[Rows, Rows]:
     """Slides and profiles of a database as prediction needs them."""
     pair_on, split_on = space.facts["settings"]["pair_on"], space.facts["split_on"]
 
-    columns = (pair_on, split_on, schema.COHORT)
+    columns = (pair_on, split_on, schema.COHORT, schema.SITE)
 
     def rows(spec: TableSpec) -> Rows:
         table = database.read(spec, _needed(spec, columns, spec.vector))
@@ -731,10 +737,10 @@ class Fitted:
     Attributes:
         predictor: of the folds by patient: `weights` gives those of any slides.
         measured: by scheme, the operators of the slides with RNA, which say how good scores are.
-        slides: (n_slides,) keys, groups and cohorts of all slides; their vectors are left out.
+        slides: (n_slides,) all slides, without their vectors.
         basis: a hash of all that the weights of a slide depend on beside the slide itself.
         content: (n_slides, 2) uint64, a hash of what they depend on in the slide.
-        columns: what tells pair key, split group and cohort of a slide.
+        columns: what tells pair key, split group, cohort and site of a slide.
     """
 
     predictor: Predictor
@@ -742,7 +748,7 @@ class Fitted:
     slides: Rows
     basis: str
     content: npt.NDArray[np.uint64]
-    columns: tuple[str, str, str]
+    columns: tuple[str, str, str, str]
 
     def batches(
         self, database: Database, rows: Ints | None = None, mapper: Mapper | None = None
@@ -773,12 +779,12 @@ class Weigh:
     """The operators of slides at some positions, for another process: it reads them itself.
 
     Attributes:
-        columns: pair key, split group and cohort of a slide.
+        columns: pair key, split group, cohort and site of a slide.
     """
 
     database: Database
     predictor: Predictor
-    columns: tuple[str, str, str]
+    columns: tuple[str, str, str, str]
 
     def __call__(self, rows: Ints) -> list[Operator]:
         """The operator of ascending positions (n,), in the batches of a single machine."""
@@ -794,9 +800,9 @@ class Weigh:
 def _rows(spec: TableSpec, table: pa.Table, vectors: Matrix, columns: Sequence[str]) -> Rows:
     """Rows of a table, which `_needed` names the columns of."""
     ids = as_text(table[spec.key])
-    pair_on, groups, cohorts = (as_text(table[c]) for c in columns)
+    pair_on, groups, cohorts, sites = (as_text(table[c]) for c in columns)
     keys = np.array(pair_keys(ids.tolist(), pair_on.tolist()), dtype=str)
-    return Rows(vectors, keys, groups, cohorts)
+    return Rows(vectors, keys, groups, cohorts, sites)
 
 
 def _needed(spec: TableSpec, columns: Sequence[str], *more: str) -> list[str]:
@@ -806,7 +812,7 @@ def _needed(spec: TableSpec, columns: Sequence[str], *more: str) -> list[str]:
 def fit(database: Database, space: SharedSpace) -> Fitted:
     """Fit what predicts the slides of a database. Reads the vectors of slides with RNA alone."""
     pair_on, split_on = space.facts["settings"]["pair_on"], space.facts["split_on"]
-    own = (pair_on, split_on, schema.COHORT)
+    own = (pair_on, split_on, schema.COHORT, schema.SITE)
     table = database.read(PROFILES, _needed(PROFILES, own, PROFILES.vector))
     profiles = _rows(PROFILES, table, list_to_matrix(table[PROFILES.vector]), own)
     table = database.read(SLIDES, _needed(SLIDES, own, schema.CONTENT_HASH))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 #: Version of the on-disk format; raised when an older molquery could misread a database.
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 
 MANIFEST = "manifest.json"
 LOCK = ".lock"

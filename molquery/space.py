@@ -50,6 +50,8 @@ class Layer:
 
 
 Head = tuple[Layer, ...]
+#: (n,) the cohort or the site of each row; None and the empty string where it is not known.
+Labels = Sequence[str | None]
 
 
 def run_head(head: Head, x: Matrix) -> Matrix:
@@ -68,15 +70,19 @@ class SlideInput:
     """The slide-side input transform, with constants from the training pairs.
 
     Features are rank-normalised (quantile knots -> normal scores), embeddings standardised. The
-    output has two blocks of d columns: the values with their cohort's mean taken off, and the
-    values as they are. A cohort's mean comes from its slides alone, so it needs no RNA; a cohort
-    that the space has never seen keeps its values (offset zero).
+    output has blocks of d columns: the values with their cohort's mean taken off, the values as
+    they are, and, where some cohort has slides of several sites, the values with the mean of their
+    site in their cohort taken off. Means come from slides alone, so they need no RNA. A slide of a
+    site that the space has not seen is taken to be an average one of its cohort; a cohort that it
+    has never seen keeps its values (offset zero).
 
     Attributes:
         knots: (n_knots, d) quantiles of each feature, or None for embeddings.
         mean, scale: (d,) of the transformed training values.
         cohorts: names of the cohorts whose offsets are known.
         offsets: (n_cohorts, d) cohort means of the standardised values.
+        sites: (cohort, site) of the sites whose offsets are known; empty: there is no third block.
+        site_offsets: (n_sites, d) their means, shrunk towards that of the cohort.
     """
 
     knots: Matrix | None
@@ -84,17 +90,29 @@ class SlideInput:
     scale: Matrix
     cohorts: tuple[str, ...]
     offsets: Matrix
+    sites: tuple[tuple[str, str], ...]
+    site_offsets: Matrix
 
-    def __call__(self, embeddings: Matrix, cohorts: Sequence[str | None]) -> Matrix:
-        """Head inputs (n, 2 d) from raw embeddings (n, d); missing values become the mean."""
-        return self.blocks(self.standardise(embeddings), cohorts)
+    def __call__(self, embeddings: Matrix, cohorts: Labels, sites: Labels) -> Matrix:
+        """Head inputs from raw embeddings (n, d); missing values become the mean."""
+        return self.blocks(self.standardise(embeddings), cohorts, sites)
 
-    def blocks(self, values: Matrix, cohorts: Sequence[str | None]) -> Matrix:
-        """Head inputs (n, 2 d) from standardised values (n, d)."""
+    def blocks(self, values: Matrix, cohorts: Labels, sites: Labels) -> Matrix:
+        """Head inputs (n, 2 d), or (n, 3 d) where sites are known, from standardised values."""
+        of_cohort = self.cohort_means(cohorts)
+        if not self.sites:
+            return np.hstack([values - of_cohort, values])
+        row = {place: i for i, place in enumerate(self.sites)}
+        places = ((c or "", s or "") for c, s in zip(cohorts, sites, strict=True))
+        at = np.array([row.get(place, -1) for place in places], dtype=np.int64)
+        of_site = np.where(at[:, None] >= 0, self.site_offsets[at], of_cohort)
+        return np.hstack([values - of_cohort, values, values - of_site])
+
+    def cohort_means(self, cohorts: Labels) -> Matrix:
+        """(n, d) the offset of each of these cohorts, zero where it is not known."""
         row = {name: i for i, name in enumerate(self.cohorts)}
         at = np.array([row.get(c or "", -1) for c in cohorts], dtype=np.int64)
-        offsets = np.vstack([self.offsets, np.zeros((1, values.shape[1]), np.float32)])
-        return np.hstack([values - offsets[at], values])
+        return np.vstack([self.offsets, np.zeros((1, len(self.mean)), np.float32)])[at]
 
     def standardise(self, embeddings: Matrix) -> Matrix:
         """Transformed, standardised values (n, d), with missing values at the training mean."""
@@ -145,17 +163,18 @@ class Model:
     weights: tuple[float, ...]
     anchors: Matrix  # (n_anchors, dim): shared vectors of training slides
 
-    def project_slides(self, embeddings: ArrayLike, cohorts: Sequence[str | None]) -> Matrix:
+    def project_slides(self, embeddings: ArrayLike, cohorts: Labels, sites: Labels) -> Matrix:
         """Shared-space unit vectors (n, dim) float32 of raw slide embeddings (n, d)."""
         raw = np.asarray(embeddings, dtype=np.float32)
         parts = [
-            self._join(self.slide_heads, self.slide_input(raw[s], cohorts[s])) for s in _slices(raw)
+            self._join(self.slide_heads, self.slide_input(raw[s], cohorts[s], sites[s]))
+            for s in _slices(raw)
         ]
         return np.concatenate(parts) if parts else np.empty((0, self.dim), np.float32)
 
-    def project_standardised(self, values: Matrix, cohorts: Sequence[str | None]) -> Matrix:
+    def project_standardised(self, values: Matrix, cohorts: Labels, sites: Labels) -> Matrix:
         """As `project_slides`, from values that `slide_input.standardise` has transformed."""
-        return self._join(self.slide_heads, self.slide_input.blocks(values, cohorts))
+        return self._join(self.slide_heads, self.slide_input.blocks(values, cohorts, sites))
 
     def project_profiles(self, expression: ArrayLike) -> Matrix:
         """Shared-space unit vectors (n, dim) float32 of expression profiles (n, n_genes)."""
@@ -217,7 +236,7 @@ class SharedSpace:
         """The groups (patients) whose RNA `align --hold-out` left unused."""
         return frozenset((self.facts.get("hold_out") or {}).get("groups", ()))
 
-    def project_slides(self, embeddings: ArrayLike, cohorts: Sequence[str | None]) -> Matrix:
+    def project_slides(self, embeddings: ArrayLike, cohorts: Labels, sites: Labels) -> Matrix:
         """Shared vectors (n, dim) of slide embeddings, by the final model.
 
         Raises:
@@ -230,7 +249,7 @@ class SharedSpace:
                 f"{self.facts['slide_dim']}",
                 found=f"shape {raw.shape}",
             )
-        return self.final.project_slides(raw, cohorts)
+        return self.final.project_slides(raw, cohorts, sites)
 
     def project_profiles(self, expression: ArrayLike) -> Matrix:
         """Shared vectors (n, dim) of expression profiles on the database's gene panel."""
@@ -299,14 +318,19 @@ def project_slides(database: Database, space: SharedSpace) -> Matrix:
 
     def project(batch: tuple[Ints, pa.Table]) -> tuple[Ints, Matrix]:
         positions, rows = batch
-        vectors = list_to_matrix(rows[SLIDES.vector])
-        return positions, space.project_slides(vectors, rows[schema.COHORT].to_pylist())
+        return positions, project_rows(rows, space)
 
     out = np.empty((database.count(SLIDES), space.final.dim), np.float32)
-    columns = [schema.COHORT, SLIDES.vector]
+    columns = [schema.COHORT, schema.SITE, SLIDES.vector]
     for positions, shared in streamed(project, database.batches(SLIDES, columns)):
         out[positions] = shared
     return out
+
+
+def project_rows(rows: pa.Table, space: SharedSpace) -> Matrix:
+    """Shared vectors (n, dim) of rows of the slide table."""
+    cohorts, sites = (rows[column].to_pylist() for column in (schema.COHORT, schema.SITE))
+    return space.project_slides(list_to_matrix(rows[SLIDES.vector]), cohorts, sites)
 
 
 def manifest_entry(database: Database, space: SharedSpace) -> dict[str, Any]:
@@ -419,6 +443,7 @@ def pack_model(model: Model, prefix: str, arrays: dict[str, Any]) -> dict[str, A
     put("slide.mean", model.slide_input.mean)
     put("slide.scale", model.slide_input.scale)
     put("slide.offsets", model.slide_input.offsets)
+    put("slide.site_offsets", model.slide_input.site_offsets)
     put("profile.mean", model.profile_input.mean)
     put("profile.scale", model.profile_input.scale)
     put("anchors", model.anchors)
@@ -430,6 +455,7 @@ def pack_model(model: Model, prefix: str, arrays: dict[str, Any]) -> dict[str, A
             put(f"{name}.{i}.bias", layer.bias)
     return {
         "cohorts": list(model.slide_input.cohorts),
+        "sites": [list(place) for place in model.slide_input.sites],
         "weights": list(model.weights),
         "gelu": {name: [layer.gelu for layer in head] for name, head in heads.items()},
     }
@@ -452,6 +478,7 @@ def unpack_model(layout: Mapping[str, Any], prefix: str, arrays: Mapping[str, An
         slide_input=SlideInput(
             get("slide.knots"), get("slide.mean"), get("slide.scale"),
             tuple(layout["cohorts"]), get("slide.offsets"),
+            tuple((cohort, site) for cohort, site in layout["sites"]), get("slide.site_offsets"),
         ),
         profile_input=ProfileInput(get("profile.mean"), get("profile.scale")),
         slide_heads=tuple(head(f"slide_heads.{i}") for i in range(count)),

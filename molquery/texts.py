@@ -45,8 +45,8 @@ class Groups:
 class Texts:
     """A column (n,) of text in an Arrow table; missing values are the empty string."""
 
-    def __init__(self, column: pa.ChunkedArray) -> None:
-        self._column = column.combine_chunks()
+    def __init__(self, column: pa.ChunkedArray | pa.Array) -> None:
+        self._column = _whole(column)
 
     def __len__(self) -> int:
         return len(self._column)
@@ -82,11 +82,20 @@ class Texts:
             return self.all[rows]
         return np.array([self._one(i) for i in rows.tolist()], dtype=str)
 
-    def are_in(self, values: pa.ChunkedArray) -> Bools:
+    def are_in(self, values: pa.ChunkedArray | pa.Array) -> Bools:
         """(n,) which of them are among some values."""
         from pyarrow import compute
 
-        return np.asarray(compute.is_in(self._column, values.combine_chunks()))
+        return np.asarray(compute.is_in(self._column, _whole(values)))
+
+    def distinct(self) -> pa.Array:
+        """The different ones, in any order, without the empty one."""
+        from pyarrow import compute
+
+        found = compute.unique(self._column)
+        if pa.types.is_dictionary(found.type):
+            found = found.dictionary_decode()
+        return found.filter(compute.not_equal(found, ""))
 
     @cached_property
     def _buffers(self) -> tuple[Any, Any, Any]:
@@ -117,16 +126,19 @@ class Texts:
         there = row < len(self) and str(self.at(np.array([row]))[0]) == text
         return row if there else None
 
-    def near(self, text: str) -> str | None:
-        """What a mistyped text may have been, in a column that is sorted."""
+    def near(self, text: str, count: int, alike: float) -> list[str]:
+        """What a mistyped text may have been, in a column that is sorted: as `difflib` has it."""
         import difflib
 
         rows = np.arange(len(self))
         if len(rows) > _COMPARED:  # those that begin alike: comparing with all takes minutes
             first = max(0, self.place(text) - _COMPARED // 2)
             rows = rows[first : first + _COMPARED]
-        close = difflib.get_close_matches(text, self.at(rows).tolist(), n=1, cutoff=0.8)
-        return close[0] if close else None
+        return difflib.get_close_matches(text, self.at(rows).tolist(), n=count, cutoff=alike)
+
+
+def _whole(column: pa.ChunkedArray | pa.Array) -> pa.Array:
+    return column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
 
 
 def coded(table: pa.Table, but: str) -> pa.Table:

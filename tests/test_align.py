@@ -22,15 +22,16 @@ from molquery.align import infonce, train
 from molquery.align.cca import CCA, fit_cca
 from molquery.align.infonce import InfoNCE, _head, _mlp, fit_infonce
 from molquery.align.inputs import fit_slide_input
-from molquery.align.pairs import Pairs, load_pairs
+from molquery.align.pairs import Pairs, Side, load_pairs
 from molquery.align.train import AlignSettings, align, fit_model
 from molquery.database import Database
 from molquery.encoders import EMBEDDING_KIND, FEATURES_KIND
 from molquery.errors import ColumnError, InputError, SpaceError
+from molquery.evaluate import metrics
 from molquery.evaluate.held_out import predictabilities
 from molquery.genesets import collections
 from molquery.ingest import ingest_profiles, ingest_slides
-from molquery.predict import PATIENT_SCHEME, SITE_SCHEME
+from molquery.predict import PATIENT_SCHEME, SITE_SCHEME, soft_weights
 from molquery.query.engine import Engine
 from molquery.readers import Options
 from molquery.resume import models_directory
@@ -44,7 +45,7 @@ from molquery.space import (
     normal_scores,
     run_head,
 )
-from molquery.vectors import unit
+from molquery.vectors import Strings, same_key, unit
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +58,8 @@ def same_model(a: Model, b: Model) -> bool:
         heads: list[Head] = [*model.slide_heads, *model.profile_heads]
         found = [x for head in heads for layer in head for x in (layer.weight, layer.bias)]
         return [*found, model.anchors, model.slide_input.mean, model.slide_input.offsets,
-                model.profile_input.mean, model.profile_input.scale]  # fmt: skip
+                model.slide_input.site_offsets, model.profile_input.mean,
+                model.profile_input.scale]  # fmt: skip
 
     return all(np.array_equal(x, y) for x, y in zip(arrays(a), arrays(b), strict=True))
 
@@ -80,12 +82,11 @@ def test_vectors_of_a_space_are_unit_and_the_same_after_reading(aligned: Path) -
     database = Database.open(aligned)
     space = need_space(database)
     column = shared_column(space.space_id)
-    slides = database.read(SLIDES, ["embedding", "cohort"])
+    slides = database.read(SLIDES, ["embedding", "cohort", "site"])
     raw = database.matrix(SLIDES, SLIDES.vector)
     stored = database.matrix(SLIDES, column)
-    np.testing.assert_allclose(
-        stored, space.project_slides(raw, slides["cohort"].to_pylist()), atol=1e-6
-    )
+    cohorts, sites = slides["cohort"].to_pylist(), slides["site"].to_pylist()
+    np.testing.assert_allclose(stored, space.project_slides(raw, cohorts, sites), atol=1e-6)
     np.testing.assert_allclose(np.linalg.norm(stored, axis=1), 1, atol=1e-5)
     rna = database.matrix(PROFILES, column)
     np.testing.assert_allclose(
@@ -111,10 +112,13 @@ def test_normal_scores_of_untied_values_are_normal_quantiles_of_ranks() -> None:
 def test_missing_features_become_the_training_mean() -> None:
     x = np.array([[1, 2], [3, np.nan], [5, 4]], dtype=np.float32)
     mean, scale = np.array([3, 3], np.float32), np.array([2, 1], np.float32)
-    transform = SlideInput(None, mean, scale, ("A",), np.array([[0.5, 0.25]], np.float32))
-    out = transform(x, ["A", "A", "unknown"])
-    np.testing.assert_allclose(out[:, 2:], [[-1, -1], [0, 0], [1, 1]])
+    offsets = np.array([[0.5, 0.25]], np.float32)
+    of_site = np.array([[1, 2]], np.float32)
+    transform = SlideInput(None, mean, scale, ("A",), offsets, (("A", "S"),), of_site)
+    out = transform(x, ["A", "A", "unknown"], ["S", "new", "S"])
+    np.testing.assert_allclose(out[:, 2:4], [[-1, -1], [0, 0], [1, 1]])
     np.testing.assert_allclose(out[:, :2], [[-1.5, -1.25], [-0.5, -0.25], [1, 1]])
+    np.testing.assert_allclose(out[:, 4:], [[-2, -3], [-0.5, -0.25], [1, 1]])
 
 
 # CCA ---------------------------------------------------------------------------------------------
@@ -244,6 +248,68 @@ def test_feature_knots_are_those_of_the_training_slides(pairs: Pairs) -> None:
     expected = np.quantile(pairs.slides.vectors[rows], grid, axis=0)
     assert transform.knots is not None
     np.testing.assert_allclose(transform.knots, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_site_offsets_are_shrunk_means_of_training_slides_of_the_site(pairs: Pairs) -> None:
+    """And of all slides of a site that has no training slide."""
+    train = np.zeros(len(pairs), dtype=bool)
+    train[:50] = True
+    transform = fit_slide_input(pairs, train, EMBEDDING_KIND)
+    slides = pairs.slides
+    assert len(transform.sites) == len(set(zip(slides.cohorts, slides.sites, strict=True)))
+    standard = transform.standardise(slides.vectors).astype(float)
+    for (cohort, site), offset in zip(transform.sites, transform.site_offsets, strict=True):
+        mine = (slides.cohorts == cohort) & (slides.sites == site)
+        trained = mine & np.isin(np.arange(len(mine)), pairs.slide[train])
+        mine = standard[trained if trained.any() else mine]
+        middle = transform.offsets[transform.cohorts.index(cohort)]
+        shrunk = (len(mine) * mine.mean(axis=0) + 5 * middle) / (len(mine) + 5)
+        np.testing.assert_allclose(offset, shrunk, atol=1e-5)
+
+
+def test_without_two_sites_in_a_cohort_there_is_no_block_of_sites(pairs: Pairs) -> None:
+    train = np.ones(len(pairs), dtype=bool)
+    with_sites = fit_slide_input(pairs, train, EMBEDDING_KIND)
+    for sites in (np.full(len(pairs.slides.sites), ""), pairs.slides.cohorts):
+        alone = replace(pairs, slides=replace(pairs.slides, sites=sites))
+        transform = fit_slide_input(alone, train, EMBEDDING_KIND)
+        assert transform.sites == ()
+        some = pairs.slides.vectors[:4]
+        inputs = transform(some, alone.slides.cohorts[:4].tolist(), sites[:4].tolist())
+        expected = with_sites(some, pairs.slides.cohorts[:4].tolist(), [None] * 4)
+        np.testing.assert_array_equal(inputs, expected[:, : inputs.shape[1]])
+        assert expected.shape[1] == inputs.shape[1] * 3 / 2
+
+
+def test_scanners_that_differ_between_sites_cost_little_where_sites_are_known() -> None:
+    """Thirty sites, whose shifts spare no direction of the embeddings."""
+    archive = synth.make(synth.Toy(patients=480, cohorts=1, sites=30, several=0.0, dim=8))
+    patient = archive.slide_patient
+    shift = np.random.default_rng(0).normal(0, 1, (30, 8)).astype(np.float32)
+    vectors = archive.embeddings + shift[[int(s[1:]) for s in archive.sites[patient]]]
+    names = archive.patients
+    slides = Side(archive.slide_ids, vectors, names[patient], names[patient],
+                  archive.cohorts[patient], archive.sites[patient])  # fmt: skip
+    owner = archive.profile_patient
+    profiles = Side(archive.profile_ids, archive.expression, names[owner], names[owner],
+                    archive.cohorts[owner], archive.sites[owner])  # fmt: skip
+    slide, profile = same_key(slides.pair_keys, profiles.pair_keys)
+    held = set(names[::4].tolist())
+
+    def within(sites: Strings) -> float:
+        pairs = Pairs(replace(slides, sites=sites), profiles, slide, profile, "patient_id")
+        model = fit_model(pairs, held, EMBEDDING_KIND, "cca", 0)
+        test = np.flatnonzero(np.isin(slides.groups, sorted(held)))
+        known = np.flatnonzero(~np.isin(profiles.groups, sorted(held)))
+        r = model.project_profiles(profiles.vectors[known])
+        weights = soft_weights(pairs.slides.project(model, test), r, model.hubness(r))
+        truth = archive.activity[:, :3]
+        predicted = weights @ truth[owner[known]]
+        cohorts = slides.cohorts[test].tolist()
+        return float(metrics.within_cohort_r(predicted, truth[patient[test]], cohorts)[0].mean())
+
+    known, unknown = within(slides.sites), within(np.full(len(patient), ""))
+    assert known > unknown + 0.05, (known, unknown)
 
 
 # The whole ---------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from molquery import synth
+from molquery import schema, synth
 from molquery.database import Database
 from molquery.schema import SLIDES
 
@@ -344,7 +344,9 @@ def test_a_manifest_that_cannot_be_used(
     refused(cli("--db", ingested_copy, "info"), "ingested.mq")
 
 
-@pytest.mark.parametrize("content", ['{"format_version": 2}', '{"format_version": "2"}'])
+@pytest.mark.parametrize(
+    "content", [f'{{"format_version": {schema.FORMAT_VERSION}}}', '{"format_version": "2"}']
+)
 def test_a_manifest_with_missing_parts(
     cli: Cli, ingested_copy: Path, unchanged: Watch, content: str
 ) -> None:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,11 @@ from benchmarks import gpu
 from benchmarks.scale import archive, measure, plan, report
 from benchmarks.scale.__main__ import main, parse
 from benchmarks.scale.results import Results
+from molquery import predict
+from molquery.align import adapt
+from molquery.align.left_out import Yardstick
+from molquery.align.pairs import load_pairs
+from molquery.database import Database
 
 ROOT = Path(__file__).parents[1]
 
@@ -163,3 +169,65 @@ def test_gpu_benchmark_says_that_there_is_no_gpu(capsys: pytest.CaptureFixture[s
         pytest.skip("there is one")
     assert gpu.main([]) == 1
     assert "FAISS sees no GPU, so nothing was measured" in capsys.readouterr().err
+
+
+# The predictor on a cohort -----------------------------------------------------------------------
+
+
+@pytest.fixture
+def cohort(ingested: Path, monkeypatch: pytest.MonkeyPatch) -> Database:
+    """The scripts import one another, as they do when they are run."""
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    return Database.open(ingested)
+
+
+def test_attempts_made_of_parts_equal_what_align_and_search_do(cohort: Database) -> None:
+    """Blocks, ridge and neighbours are written down twice: in molquery and in the script."""
+    import attempts
+
+    pairs = load_pairs(cohort, pair_on="patient_id", split_on="patient_id")
+    yardstick = Yardstick.of(cohort, pairs)
+    held = set(np.unique(pairs.groups)[::4].tolist())
+    split = attempts.Split(pairs, yardstick, held, "embedding")
+    expected, fold10 = attempts.default(split)
+    found, again = attempts.blocks(*attempts.ALL)(split)
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+    assert again == fold10
+    ridge = split.kernel_ridge(split.standard, attempts.linear_kernel, predict.RIDGE)
+    np.testing.assert_allclose(ridge, split.linear, atol=1e-4)
+
+
+def test_attempts_are_told_for_every_scheme(cohort: Database) -> None:
+    import attempts
+
+    found = attempts.measure(cohort, list(attempts.ATTEMPTS), [3])
+    assert list(found) == ["patient", "site", "cohort"]
+    table = attempts.markdown(found).splitlines()
+    assert [line.split(" | ")[0][2:] for line in table[2:]] == list(attempts.ATTEMPTS)
+    blend, ridge = (found["cohort"][name].within_r for name in ("default", "ridge alone"))
+    assert blend == pytest.approx(ridge, abs=1e-6), "nothing else is asked without pairs"
+    assert found["patient"]["default"].within_r > 0.8, "planted"
+    assert found["patient"]["values alone"].r2 > found["patient"]["cohort block alone"].r2
+
+
+def test_ways_to_adapt_are_tested_as_the_curves_of_adapt_are(
+    cohort: Database, capsys: pytest.CaptureFixture[str], aligned: Path
+) -> None:
+    import limits
+
+    pairs = load_pairs(cohort, pair_on="patient_id", split_on="patient_id")
+    limits.adaptations(cohort, pairs)
+    lines = [re.split(r"  +", line.strip()) for line in capsys.readouterr().out.splitlines()]
+    told = {row[0]: [float(v) for v in row[1:]] for row in lines[2:10]}
+    assert lines[1] == ["median within-cohort r", "0", "4", "8", "16", "32"]
+    assert told["heads kept"][0] == told["align anew"][0], "without pairs they are the same"
+    curves = [
+        adapt.adaptation_curve(
+            Database.open(aligned), hold_out=f"cohort={name}", seeds=limits.DRAWS_OF_PAIRS
+        )
+        for name in sorted(set(pairs.cohorts.tolist()))
+    ]
+    for at, n in enumerate((0, 4, 8, 16, 32)):
+        points = [curve.points[at].within_r for curve in curves if len(curve.points) > at]
+        expected = np.mean([r for r in points if r is not None])
+        assert told["align anew"][at] == pytest.approx(expected, abs=6e-4), n

@@ -273,7 +273,7 @@ def test_distances_are_those_of_plain_loops(
     rng = np.random.default_rng(3)
     x = rng.normal(size=(50, 9)).astype(np.float32) * np.arange(1, 10, dtype=np.float32)
     keys = names(50)
-    rows = predict.Rows(x, keys, keys, np.repeat(["A", "B"], 25))
+    rows = predict.Rows(x, keys, keys, np.repeat(["A", "B"], 25), np.full(50, ""))
     every = np.arange(50)
     ridge = predict._ridge(x, rows, every, rows, every)
     new = rng.normal(size=(6, 9)).astype(np.float32) * 5

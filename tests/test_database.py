@@ -400,10 +400,17 @@ def another_reader(path: Path) -> tuple[Matrix, Matrix]:
     e = np.array(table["embedding"].to_pylist(), np.float32)
     x = (e - arrays["final.slide.mean"]) / arrays["final.slide.scale"]
     offsets = dict(zip(layout["cohorts"], arrays["final.slide.offsets"], strict=True))
-    mine = np.array([offsets.get(c, np.zeros(x.shape[1])) for c in table["cohort"].to_pylist()])
+    cohorts, sites = table["cohort"].to_pylist(), table["site"].to_pylist()
+    mine = np.array([offsets.get(c, np.zeros(x.shape[1])) for c in cohorts])
+    places = [tuple(place) for place in layout["sites"]]
+    assert places, "the archive has cohorts of several sites"
+    of_site = dict(zip(places, arrays["final.slide.site_offsets"], strict=True))
+    at_site = np.array(
+        [of_site.get(place, mine[i]) for i, place in enumerate(zip(cohorts, sites, strict=True))]
+    )
     blocks = []
     for i, weight in enumerate(layout["weights"]):
-        out = np.hstack([x - mine, x])
+        out = np.hstack([x - mine, x, x - at_site])
         for j, gelu in enumerate(layout["gelu"][f"slide_heads.{i}"]):
             name = f"final.slide_heads.{i}.{j}"
             out = out @ arrays[f"{name}.weight"] + arrays[f"{name}.bias"]
@@ -684,9 +691,11 @@ def test_slides_that_come_and_go_while_a_space_is_learned(ingested_copy: Path) -
     assert done == [1]
     space = current_space(database)
     assert space is not None
-    held = database.read(SLIDES, [schema.COHORT, SLIDES.vector])
+    held = database.read(SLIDES, [schema.COHORT, schema.SITE, SLIDES.vector])
     right = space.project_slides(
-        list_to_matrix(held[SLIDES.vector]), held[schema.COHORT].to_pylist()
+        list_to_matrix(held[SLIDES.vector]),
+        held[schema.COHORT].to_pylist(),
+        held[schema.SITE].to_pylist(),
     )
     stored = database.matrix(SLIDES, schema.shared_column(space.space_id))
     np.testing.assert_allclose(stored, right, atol=1e-6)

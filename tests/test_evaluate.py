@@ -29,7 +29,7 @@ from molquery.export import to_json
 from molquery.genesets import collections
 from molquery.ingest import ingest_metadata, ingest_profiles, ingest_slides
 from molquery.predict import cases, read_rows
-from molquery.query import tasks
+from molquery.query import refit, tasks
 from molquery.query.baselines import Gallery
 from molquery.query.engine import Engine
 from molquery.query.evaluation import Settings, evaluate
@@ -151,7 +151,9 @@ def test_retrieval_is_that_of_a_brute_force_ranking(snapshot, found):
             continue
         gallery = Gallery.of(case, slides, profiles)
         x = case.model.project_slides(
-            slides.vectors[gallery.slides], slides.cohorts[gallery.slides].tolist()
+            slides.vectors[gallery.slides],
+            slides.cohorts[gallery.slides].tolist(),
+            slides.sites[gallery.slides].tolist(),
         )
         r = case.model.project_profiles(profiles.vectors[gallery.profiles])
         scores = x @ r.T - case.model.hubness(r)
@@ -640,3 +642,21 @@ def test_ranks_can_be_taken():
     whole = metrics.ranks([[0.1, 0.9], [0.8, 0.2]], np.eye(2, dtype=bool))
     assert whole.take(np.array([False, True])).rank.tolist() == [2.0]
     assert whole.take(np.array([1, 0])).query.tolist() == [1, 0]
+
+
+def test_models_that_are_not_told_cohorts_are_not_told_their_sites(snapshot, monkeypatch):
+    names = np.unique(snapshot.reference.cohorts)[:2].tolist()
+    seen = []
+    fit = refit.fit_model
+    monkeypatch.setattr(
+        refit, "fit_model", lambda pairs, *rest: seen.append(pairs) or fit(pairs, *rest)
+    )
+    operator = refit.told_no_cohort(snapshot, names)
+    assert len(seen) == 5
+    for side in (seen[0].slides, seen[0].profiles):
+        merged = side.cohorts == "+".join(names)
+        assert merged.any()
+        assert not np.isin(side.cohorts, names).any()
+        assert set(side.sites[merged].tolist()) == {""}
+        assert "" not in set(side.sites[~merged].tolist())
+    assert len(operator.rows) == len(snapshot.slide_ids)

@@ -28,7 +28,7 @@ from molquery.query.engine import Engine
 from molquery.query.search import search
 from molquery.readers import Options
 from molquery.records import IngestReport, MetadataReport
-from molquery.schema import COHORT, PROFILES, SLIDES, shared_column
+from molquery.schema import COHORT, PROFILES, SITE, SLIDES, shared_column
 from molquery.space import need_space
 
 ENCODER = "toy-encoder"
@@ -404,7 +404,8 @@ def test_new_slides_are_projected_and_found(aligned_copy: Path, archive: synth.A
     ids = column(database, SLIDES, "slide_id")
     at = ids.index("NEW-1")
     cohort = column(database, SLIDES, "cohort")[at]
-    expected = space.project_slides(database.matrix(SLIDES, SLIDES.vector)[[at]], [cohort])
+    raw = database.matrix(SLIDES, SLIDES.vector)
+    expected = space.project_slides(raw[[at]], [cohort], ["S00"])
     np.testing.assert_allclose(shared[[at]], expected, atol=1e-6)
     assert np.isfinite(shared).all()
 
@@ -427,23 +428,26 @@ def test_new_profiles_are_projected_and_become_reference(
     assert engine.operators[PATIENT_SCHEME].n_reference == before + 1 == len(shared)
 
 
-def test_a_cohort_filled_after_align_projects_the_slide_anew(
+def test_a_cohort_and_site_filled_after_align_projects_the_slide_anew(
     aligned_copy: Path, archive: synth.Archive, tmp_path: Path
 ) -> None:
     database = Database.open(aligned_copy)
     late = {"slide_id": ["LATE-0001"], "features": [archive.embeddings[0].tolist()]}
     parquet.write_table(pa.table(late), tmp_path / "late.parquet")
     ingest_slides(database, [tmp_path / "late.parquet"], options=Options(), encoder="toy-encoder")
-    cohort = str(database.read(SLIDES, [COHORT])[COHORT][0])
-    named = pa.table({"slide_id": ["LATE-0001"], "cohort": [cohort]})
+    first = database.read(SLIDES, [COHORT, SITE]).slice(0, 1).to_pylist()[0]
+    cohort, site = first[COHORT], first[SITE]
+    named = pa.table({"slide_id": ["LATE-0001"], "cohort": [cohort], "site": [site]})
     parquet.write_table(named, tmp_path / "named.parquet")
     ingest_metadata(database, [tmp_path / "named.parquet"], on="slide_id")
     space = need_space(database)
-    table = database.read(SLIDES, [SLIDES.key, COHORT, SLIDES.vector])
+    table = database.read(SLIDES, [SLIDES.key, COHORT, SITE, SLIDES.vector])
     at = table[SLIDES.key].to_pylist().index("LATE-0001")
     assert table[COHORT][at].as_py() == cohort
     stored = database.matrix(SLIDES, shared_column(space.space_id))
-    expected = space.project_slides(list_to_matrix(table[SLIDES.vector]), table[COHORT].to_pylist())
+    assert table[SITE][at].as_py() == site
+    cohorts, sites = table[COHORT].to_pylist(), table[SITE].to_pylist()
+    expected = space.project_slides(list_to_matrix(table[SLIDES.vector]), cohorts, sites)
     np.testing.assert_allclose(stored, expected, atol=1e-6)
 
 

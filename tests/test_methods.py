@@ -59,7 +59,8 @@ def by_hand(engine: Engine, method: str, i: int, measured: Array, genes: scoring
     model = space.final if fold is None else fold.model
     held = set() if fold is None else fold.held_out
     known = np.array([j for j, p in enumerate(owners) if p not in held])
-    x = model.project_slides(raw, engine.cohorts.tolist())
+    sites = engine.database.read(SLIDES, ["site"])["site"].to_pylist()
+    x = model.project_slides(raw, engine.cohorts.tolist(), sites)
     r = model.project_profiles(rna[known])
     trained = sorted(set(patients.tolist()) & set(owners[known].tolist()))
     units = np.array([x[patients == p].mean(axis=0) for p in trained])

@@ -51,6 +51,9 @@ def test_tables_align_numbers_and_show_what_is_missing():
     html = page.html()
     assert '<td>a</td><td class="n">0.123</td>' in html
     assert html.count('<td class="n">-</td>') == 2
+    page.table(["set", "cohort"], [["a", "TCGA-BRCA"], ["b", "all cohorts"]])
+    assert '<td class="word">TCGA-BRCA</td>' in page.html(), "no line breaks at the hyphen"
+    assert "<td>all cohorts</td>" in page.html()
     with pytest.raises(ValueError, match="one cell per column"):
         page.table(["name", "r"], [["a"]])
 

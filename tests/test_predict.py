@@ -40,7 +40,7 @@ def brute_force(engine: Engine, tables: dict[str, list[str]], i: int, scores: Ar
     space = need_space(engine.database)
     raw = engine.database.matrix(SLIDES, SLIDES.vector)
     rna = engine.database.matrix(PROFILES, PROFILES.vector)
-    owner, cohort = np.array(tables["slide.patient_id"]), np.array(tables["slide.cohort"])
+    owner, cohort, site = (np.array(tables[f"slide.{c}"]) for c in ("patient_id", "cohort", "site"))
     of_profile = np.array(tables["profile.patient_id"])
     me = owner[i]
     fold = next((f for f in space.folds if f.scheme == "patient" and me in f.held_out), None)
@@ -48,7 +48,7 @@ def brute_force(engine: Engine, tables: dict[str, list[str]], i: int, scores: Ar
     held = {me} if fold is None else set(fold.held_out)
     known = [j for j, p in enumerate(of_profile) if p not in held]
 
-    x = model.project_slides(raw[[i]], [str(cohort[i])])[0]
+    x = model.project_slides(raw[[i]], [str(cohort[i])], [str(site[i])])[0]
     r = model.project_profiles(rna[known])
     logits = np.array([float(x @ v) for v in r]) - model.hubness(r)
     best = sorted(range(len(known)), key=lambda j: -logits[j])[: predict.NEIGHBOURS]
@@ -74,7 +74,7 @@ def brute_force(engine: Engine, tables: dict[str, list[str]], i: int, scores: Ar
     gram = kernel(units, unit_cohort, units, unit_cohort) + predict.RIDGE * np.eye(len(units))
     alpha = linalg.cho_solve(linalg.cho_factor(gram), target - target.mean())
     ridge = kernel(values[[i]], cohort[[i]], units, unit_cohort) @ alpha + target.mean()
-    share = predict.SOFT_SHARE if cohort[i] in set(unit_cohort) else 0.0
+    share = 0.7 * min(1.0, (unit_cohort == cohort[i]).sum() / 32)
     return float(share * soft + (1 - share) * ridge[0])
 
 
@@ -208,7 +208,8 @@ def test_rna_paired_by_key_is_held_out_whatever_its_group(
     def rows(spec: object, noun: str) -> predict.Rows:
         patients = np.array(tables[f"{noun}.patient_id"])
         vectors = database.matrix(spec, spec.vector)  # type: ignore[arg-type, attr-defined]
-        return predict.Rows(vectors, patients, patients, np.array(tables[f"{noun}.cohort"]))
+        cohorts, sites = (np.array(tables[f"{noun}.{c}"]) for c in ("cohort", "site"))
+        return predict.Rows(vectors, patients, patients, cohorts, sites)
 
     slides, profiles = rows(SLIDES, "slide"), rows(PROFILES, "profile")
     profiles = replace(profiles, groups=np.full(len(profiles.groups), ""))

@@ -117,11 +117,12 @@ def test_a_file_of_slides(
 ) -> None:  # fmt: skip
     rows = [3, 30]
     cohorts = archive.cohorts[archive.slide_patient[rows]].tolist()
-    table = {"slide_id": ["Q1", "Q2"], "cohort": cohorts,
+    sites = [archive.sites[archive.slide_patient[rows[0]]], None]
+    table = {"slide_id": ["Q1", "Q2"], "cohort": cohorts, "site": sites,
              "features": archive.embeddings[rows].tolist()}  # fmt: skip
     path = tmp_path / "query.parquet"
     parquet.write_table(pa.table(table), path)
-    vectors = need_space(engine.database).project_slides(archive.embeddings[rows], cohorts)
+    vectors = need_space(engine.database).project_slides(archive.embeddings[rows], cohorts, sites)
     for to, key in (("slides", "slide_id"), ("profiles", "profile_id")):
         found = retrieve(engine, str(path), to=to, k=4)
         assert found.hits["query"].to_pylist() == ["Q1"] * 4 + ["Q2"] * 4

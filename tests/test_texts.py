@@ -35,6 +35,7 @@ def test_texts_are_those_of_the_column(kind: str, start: int) -> None:
     assert groups.counts(rows).tolist() == [
         sum(w == name and r for w, r in zip(words, rows, strict=True)) for name in groups.names
     ]
+    assert sorted(texts.distinct().to_pylist()) == sorted(set(words) - {""})
     plain = Groups.of(np.array(words))
     assert plain.names.tolist() == groups.names.tolist()
     assert plain.code.tolist() == groups.code.tolist()
@@ -52,10 +53,10 @@ def test_a_key_is_found_among_sorted_ones(monkeypatch: pytest.MonkeyPatch) -> No
     absent = next(n for n in (f"TCGA-{i:03d}" for i in range(1000)) if n not in names)
     for compared in (10_000, 20):
         monkeypatch.setattr("molquery.texts._COMPARED", compared)
-        near = texts.near(absent)
-        assert near is not None
-        assert near.startswith("TCGA-")
-        assert texts.near("entirely different") is None
+        near = texts.near(absent, 2, 0.8)
+        assert len(near) == 2
+        assert all(name.startswith("TCGA-") for name in near)
+        assert texts.near("entirely different", 2, 0.8) == []
 
 
 def test_coded_columns_leave_the_key_and_what_is_hardly_repeated() -> None:

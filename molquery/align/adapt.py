@@ -1,8 +1,8 @@
 """Adapting a space to a cohort that it has not seen, with a few pairs of that cohort.
 
 The pairs join all others and the space is learned anew: everything is closed form, so that takes no
-longer than `align`. What it gave on a real cohort, by the number of pairs, is in
-docs/decisions/0004-what-the-features-hold.md.
+longer than `align`. What it gave on a real cohort, by the number of pairs and beside keeping the
+heads or aligning the features, is in docs/decisions/0004-what-the-features-hold.md.
 """
 
 from __future__ import annotations

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
-from molquery.align.pairs import Pairs
+from molquery.align.pairs import Pairs, Side
 from molquery.encoders import FEATURES_KIND
 from molquery.space import ProfileInput, SlideInput, normal_scores
-from molquery.vectors import Bools, Matrix
+from molquery.vectors import Bools, Ints, Matrix
 
 _KNOTS = 101  # quantiles kept of each feature: percentiles, fine enough for normal scores
 _TINY = 1e-6  # a feature or gene that varies less than this is constant
+#: Slides of a site at which its mean lies midway between that of its slides and of its cohort.
+_SHRINK = 5.0
+_SITE_SLIDES = 200  # of a site whose mean is taken, at most: the mean of more is hardly another
 
 
 def fit_slide_input(pairs: Pairs, train: Bools, kind: str) -> SlideInput:
     """The slide transform from the slides of the training pairs (`train`: (n_pairs,) mask).
 
-    The mean of a cohort without a training pair is taken over all its slides: it needs no RNA.
+    The mean of a cohort, or of a site, without a training pair is taken over all its slides: it
+    needs no RNA.
     """
     rows = np.unique(pairs.slide[train])
     vectors = pairs.slides.vectors
@@ -27,7 +33,8 @@ def fit_slide_input(pairs: Pairs, train: Bools, kind: str) -> SlideInput:
         values = normal_scores(values, knots)
     with np.errstate(invalid="ignore"):
         mean, scale = _moments(values)
-    partial = SlideInput(knots, mean, scale, (), np.zeros((0, vectors.shape[1]), np.float32))
+    none = np.zeros((0, vectors.shape[1]), np.float32)
+    partial = SlideInput(knots, mean, scale, (), none, (), none)
     names, offsets = [], []
     seen = pairs.slides.cohorts[rows]
     for cohort in sorted(set(pairs.slides.cohorts) - {""}):
@@ -37,7 +44,37 @@ def fit_slide_input(pairs: Pairs, train: Bools, kind: str) -> SlideInput:
         names.append(str(cohort))
         offsets.append(partial.standardise(vectors[members]).mean(axis=0))
     stacked = np.array(offsets, dtype=np.float32).reshape(len(names), vectors.shape[1])
-    return SlideInput(knots, mean, scale, tuple(names), stacked)
+    partial = replace(partial, cohorts=tuple(names), offsets=stacked)
+    sites, middles = _site_offsets(pairs.slides, rows, partial)
+    return replace(partial, sites=sites, site_offsets=middles)
+
+
+def _site_offsets(
+    slides: Side, trained: Ints, known: SlideInput
+) -> tuple[tuple[tuple[str, str], ...], Matrix]:
+    """(cohort, site) of every site, and (n_sites, d) the offsets of their slides:
+
+        m + n / (n + 5) (mean of the site's n slides - m),   m the mean of the cohort
+
+    Nothing where no cohort has slides of two sites: a site that is all of its cohort tells no more.
+    """
+    members: dict[tuple[str, str], list[int]] = {}
+    of_slide = list(zip(slides.cohorts.tolist(), slides.sites.tolist(), strict=True))
+    for rows in (trained.tolist(), range(len(of_slide))):
+        seen = set(members)
+        for row in rows:
+            if of_slide[row][1] and of_slide[row] not in seen:
+                members.setdefault(of_slide[row], []).append(row)
+    places = tuple(sorted(members))
+    if len({cohort for cohort, _ in places}) == len(places):
+        return (), np.zeros((0, slides.vectors.shape[1]), np.float32)
+    offsets = known.cohort_means([cohort for cohort, _ in places])
+    for offset, place in zip(offsets, places, strict=True):
+        n = len(members[place])
+        some = members[place][:: -(-n // _SITE_SLIDES)]
+        mean = known.standardise(slides.vectors[some]).mean(axis=0)
+        offset += n / (n + _SHRINK) * (mean - offset)
+    return places, offsets
 
 
 def fit_profile_input(pairs: Pairs, reference: Bools) -> ProfileInput:

@@ -38,7 +38,7 @@ class Yardstick:
         scored = reference.score(collections.hallmark())
         keep = [i for i, m in enumerate(scored.matches) if len(m.positions) >= SPECTRUM_GENES]
         slides, profiles = (
-            Rows(side.vectors, side.pair_keys, side.groups, side.cohorts)
+            Rows(side.vectors, side.pair_keys, side.groups, side.cohorts, side.sites)
             for side in (pairs.slides, pairs.profiles)
         )
         return cls(slides, profiles, scored.scores[:, keep])

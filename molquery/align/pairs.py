@@ -13,6 +13,7 @@ from molquery.barcodes import is_normal, pair_keys
 from molquery.database import Database, list_to_matrix
 from molquery.errors import ColumnError, InputError, SpaceError, some
 from molquery.schema import PROFILES, SLIDES, TableSpec
+from molquery.space import Model
 from molquery.vectors import Bools, Ints, Matrix, Strings, as_text, same_key
 
 #: Fewer pairs than this teach nothing that could be told from noise.
@@ -29,6 +30,11 @@ class Side:
     groups: Strings
     cohorts: Strings
     sites: Strings
+
+    def project(self, model: Model, rows: Ints) -> Matrix:
+        """(n_rows, dim) shared vectors of some rows, which are slides."""
+        cohorts, sites = self.cohorts[rows].tolist(), self.sites[rows].tolist()
+        return model.project_slides(self.vectors[rows], cohorts, sites)
 
 
 @dataclass(frozen=True, slots=True)

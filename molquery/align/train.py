@@ -52,7 +52,7 @@ N_FOLDS = 5
 _VALIDATION = 0.2
 _MAX_ANCHORS = 5000
 #: Raised when the same pairs and settings give another model than before.
-_FORMULA = 1
+_FORMULA = 2
 #: A smaller gain of the contrastive heads on one inner split is within what a split does by itself
 #: (within-cohort r varied by 0.01 between splits of 1,647 patients), so the closed form is kept.
 _WORTH = 0.01
@@ -166,7 +166,7 @@ def learn(
             gain = comparison["infonce"]["within_r"] - comparison["cca"]["within_r"]
             method = "infonce" if gain > _WORTH else "cca"
             notes.append(f"{method} was chosen on an inner split by {settings.split_on}")
-        plan = _plan_folds(pairs, settings.seed, notes)
+        plan = plan_folds(pairs, settings.seed, notes)
 
         def done(count: int) -> None:
             tell("fitting folds", count, len(plan) + 1, method)
@@ -274,8 +274,8 @@ def fit_model(
     rows = pairs.slide[train]
     anchors, of_anchor = np.unique(rows, return_inverse=True)
     standard = slide_input.standardise(pairs.slides.vectors[anchors])
-    anchor_cohorts = pairs.slides.cohorts[anchors].tolist()
-    x_pairs = slide_input.blocks(standard, anchor_cohorts)[of_anchor]
+    cohorts, sites = (v[anchors].tolist() for v in (pairs.slides.cohorts, pairs.slides.sites))
+    x_pairs = slide_input.blocks(standard, cohorts, sites)[of_anchor]
     reference_z = profile_input(pairs.profiles.vectors[reference])
     z_pairs = profile_input(pairs.profiles.vectors[pairs.profile[train]])
     # One row per patient: several slides of one profile are averaged.
@@ -296,7 +296,8 @@ def fit_model(
         anchors=np.zeros((1, 1), np.float32),
     )
     few = slice(None, None, max(1, -(-len(anchors) // _MAX_ANCHORS)))
-    return replace(model, anchors=model.project_standardised(standard[few], anchor_cohorts[few]))
+    shared = model.project_standardised(standard[few], cohorts[few], sites[few])
+    return replace(model, anchors=shared)
 
 
 def _contrastive(
@@ -338,9 +339,7 @@ def held_out_retrieval(pairs: Pairs, folds: list[Fold]) -> dict[str, Any]:
     for fold in folds:
         rows = np.flatnonzero(pairs.of_groups(fold.held_out))
         slides, profiles = np.unique(pairs.slide[rows]), np.unique(pairs.profile[rows])
-        x = fold.model.project_slides(
-            pairs.slides.vectors[slides], pairs.slides.cohorts[slides].tolist()
-        )
+        x = pairs.slides.project(fold.model, slides)
         r = fold.model.project_profiles(pairs.profiles.vectors[profiles])
         similarity = x @ r.T - fold.model.hubness(r)[None, :]
         positive = np.zeros(similarity.shape, dtype=bool)
@@ -364,7 +363,7 @@ def held_out_retrieval(pairs: Pairs, folds: list[Fold]) -> dict[str, Any]:
     return {key: mean_retrieval(values) for key, values in parts.items()}
 
 
-def _plan_folds(pairs: Pairs, seed: int, notes: list[str]) -> list[tuple[str, set[str]]]:
+def plan_folds(pairs: Pairs, seed: int, notes: list[str]) -> list[tuple[str, set[str]]]:
     """(scheme, held-out groups) of every fold; folds by site only where there are enough sites.
 
     A group with pairs at several sites belongs to the first of them.
@@ -433,7 +432,7 @@ def _gene_correlation(pairs: Pairs, held: Bools, model: Model) -> float:
     test, first = np.unique(pairs.profile[held], return_index=True)
     slides: Ints = pairs.slide[held][first]
     reference = np.setdiff1d(np.flatnonzero(~pairs.unused), test)
-    x = model.project_slides(pairs.slides.vectors[slides], pairs.slides.cohorts[slides].tolist())
+    x = pairs.slides.project(model, slides)
     r = model.project_profiles(pairs.profiles.vectors[reference])
     z = model.profile_input(pairs.profiles.vectors)
     weights = predict.soft_weights(x, r, model.hubness(r))

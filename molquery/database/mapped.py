@@ -1,7 +1,7 @@
 """Arrays in files that are mapped into memory, and checked block by block before they are believed.
 
 A file of arrays is a safetensors file (`drafts`). Beside it stands a file of sums: one xxh3-64 of
-every 64 KiB. A query that reads a thousand rows of a million checks the blocks that hold them and
+every 128 KiB. A query that reads a thousand rows of a million checks the blocks that hold them and
 no others, and one that reads everything checks everything, at about the speed at which memory is
 read. Nothing is checked twice by one process.
 """
@@ -24,8 +24,8 @@ from molquery.database.drafts import TYPES
 from molquery.errors import DatabaseError
 from molquery.vectors import Ints
 
-#: Bytes under one sum.
-BLOCK = 1 << 16
+#: Bytes under one sum: more than the 64 KiB up to which xxhash keeps other threads waiting.
+BLOCK = 1 << 17
 #: What the name of a file of sums ends with.
 SUMS = ".sums"
 _MAGIC = 8
@@ -34,7 +34,7 @@ AnyArray = npt.NDArray[Any]
 
 
 def block_sums(path: Path) -> AnyArray:
-    """(n_blocks,) uint64: the xxh3-64 of every 64 KiB of a file; the last block may be shorter."""
+    """(n_blocks,) uint64: the xxh3-64 of every 128 KiB of a file; the last block may be shorter."""
     size = path.stat().st_size
     if size == 0:
         return np.empty(0, "<u8")

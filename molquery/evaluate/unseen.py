@@ -67,7 +67,8 @@ def medians(predicted: Float, measured: Float, cohorts: Strings) -> tuple[float 
 def retrieved(model: Model, pairs: HeldOutPairs, slides: Rows, profiles: Rows) -> float:
     """`fold10` of `Unseen`: slide to RNA, the profiles of the pairs being the gallery."""
     rows, inverse = np.unique(pairs.slide, return_inverse=True)
-    x = model.project_slides(slides.vectors[rows], slides.cohorts[rows].tolist())
+    cohorts, sites = slides.cohorts[rows].tolist(), slides.sites[rows].tolist()
+    x = model.project_slides(slides.vectors[rows], cohorts, sites)
     r = model.project_profiles(profiles.vectors[pairs.profiles])
     positive = np.zeros((len(rows), len(pairs.profiles)), dtype=bool)
     positive[inverse, np.searchsorted(pairs.profiles, pairs.profile)] = True

@@ -54,7 +54,7 @@ def positions(allowed: Bools) -> Ints:
     if 50 * len(held) > len(packed):
         return np.flatnonzero(allowed)
     places = 8 * held[:, None] + np.arange(8)
-    return places[np.unpackbits(packed[held]).reshape(-1, 8) == 1]
+    return np.asarray(places[np.unpackbits(packed[held]).reshape(-1, 8) == 1])
 
 
 def scores(vectors: Vectors, query: Matrix) -> Matrix:

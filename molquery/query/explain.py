@@ -11,7 +11,6 @@ where y_g is the prediction of the part that gene g has in the score of every re
 
 from __future__ import annotations
 
-import difflib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -241,20 +240,24 @@ def read_feature_names(path: Path) -> list[str]:
 
 
 def _row(engine: Engine, slide_id: str) -> int:
-    found = np.flatnonzero(engine.slide_ids == slide_id)
-    if len(found):
-        return int(found[0])
+    slides = engine.texts[SLIDES.key]
+    found = slides.find(slide_id)
+    if found is not None:
+        return found
     own = engine.slide_ids[engine.patients == slide_id].tolist()
     if own:
         raise InputError(
             f"{slide_id} is a patient, not a slide", found=f"slides {some(own)}", hint=own[0]
         )
-    ids = engine.slide_ids.tolist()
-    near = [i for i in ids if slide_id and i.startswith(slide_id)][:3]
-    near = near or difflib.get_close_matches(slide_id, ids, n=3, cutoff=0.6)
+    # Those that begin so are where it would stand.
+    first = slides.place(slide_id)
+    after = slides.at(np.arange(first, min(first + 3, len(slides)))).tolist()
+    near = [i for i in after if slide_id and i.startswith(slide_id)] or slides.near(
+        slide_id, 3, 0.6
+    )
     raise InputError(
         f"there is no slide {slide_id}",
-        found=f"{len(ids)} slides such as {some(ids[:3])}",
+        found=f"{len(slides)} slides such as {some(slides.at(np.arange(min(3, len(slides)))))}",
         hint=f"did you mean {' or '.join(near)}?" if near else None,
     )
 

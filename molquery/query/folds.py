@@ -77,8 +77,8 @@ def fold_result(
 
 def _ours(out: FoldResult, case: Case, gallery: Gallery, slides: Rows, profiles: Rows) -> None:
     """The space itself: the hubness-corrected cosine for slides, the cosine for profiles."""
-    cohorts = slides.cohorts[gallery.slides].tolist()
-    x = case.model.project_standardised(case.standard[gallery.slides], cohorts)
+    cohorts, sites = (v[gallery.slides].tolist() for v in (slides.cohorts, slides.sites))
+    x = case.model.project_standardised(case.standard[gallery.slides], cohorts, sites)
     r = case.model.project_profiles(profiles.vectors[gallery.profiles])
     cosine = (x @ r.T).astype(np.float64)
     corrected = cosine - case.model.hubness(r)

@@ -115,8 +115,8 @@ def views(engine: Engine, scheme: str) -> list[View]:
     found = []
     for case in cases(space, scheme, slides, profiles):
         needed = np.union1d(case.rows, case.trained)
-        cohorts = slides.cohorts[needed].tolist()
-        shared = case.model.project_standardised(case.standard[needed], cohorts)
+        cohorts, sites = slides.cohorts[needed].tolist(), slides.sites[needed].tolist()
+        shared = case.model.project_standardised(case.standard[needed], cohorts, sites)
         seen = shared[np.searchsorted(needed, case.trained)]
         units, _, unit_of = paired_units(seen, slides, case.trained, profiles, case.known)
         found.append(

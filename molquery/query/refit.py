@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 
-from molquery.align.pairs import Pairs, load_pairs
+from molquery.align.pairs import Pairs, Side, load_pairs
 from molquery.align.train import fit_model
 from molquery.evaluate.held_out import median, quality
 from molquery.evaluate.metrics import optional
@@ -18,6 +19,7 @@ from molquery.space import Fold, Model, SharedSpace, need_space
 from molquery.threads import parallel
 from molquery.vectors import Bools, Float, Strings
 
+_Table = TypeVar("_Table", Rows, Side)
 #: Numbers of patients on the learning curve, before all of them.
 CURVE = (50, 100, 200, 400, 800)
 
@@ -38,24 +40,24 @@ class CurvePoint:
 def told_no_cohort(engine: Engine, cohorts: Sequence[str]) -> Operator:
     """The operator of models that were never told which of some cohorts a slide is of.
 
-    The models of the folds are fitted again with these cohorts under one name. It speaks of slides
-    that a fold holds out; the others are left to the space's final model, which was told.
+    The models of the folds are fitted again with these cohorts under one name, and without the
+    sites of their slides, which would tell. It speaks of slides that a fold holds out; the others
+    are left to the space's final model, which was told.
     """
     space = need_space(engine.database)
     name = "+".join(cohorts)
 
-    def merged(values: Strings) -> Strings:
-        return np.asarray(np.where(np.isin(values, list(cohorts)), name, values))
+    def untold(rows: _Table) -> _Table:
+        mine = np.isin(rows.cohorts, list(cohorts))
+        return replace(
+            rows,
+            cohorts=np.where(mine, name, rows.cohorts),
+            sites=np.where(mine, "", rows.sites),
+        )
 
     pairs = _pairs(engine)
-    pairs = replace(
-        pairs,
-        slides=replace(pairs.slides, cohorts=merged(pairs.slides.cohorts)),
-        profiles=replace(pairs.profiles, cohorts=merged(pairs.profiles.cohorts)),
-    )
-    slides, profiles = (
-        replace(rows, cohorts=merged(rows.cohorts)) for rows in read_rows(engine.database, space)
-    )
+    pairs = replace(pairs, slides=untold(pairs.slides), profiles=untold(pairs.profiles))
+    slides, profiles = map(untold, read_rows(engine.database, space))
     folds = [fold for fold in space.folds if fold.scheme == PATIENT_SCHEME]
     models = parallel(
         lambda fold: _fit(engine, pairs, fold.held_out), folds, sequential=_torch(engine)
@@ -166,4 +168,4 @@ def _torch(engine: Engine) -> bool:
 
 
 def _some(rows: Rows, mask: Bools) -> Rows:
-    return Rows(rows.vectors[mask], rows.keys[mask], rows.groups[mask], rows.cohorts[mask])
+    return rows.some(np.flatnonzero(mask))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from molquery import index
+from molquery import index, schema
 from molquery.arrow import column
+from molquery.barcodes import patient_of, site_of
 from molquery.errors import IndexFileError, InputError, some
 from molquery.query.engine import Engine
 from molquery.records import Provenance
@@ -184,13 +186,13 @@ def _queries(
     if os.path.exists(path):
         return _from_file(engine, path, source, options, notes)
     slides, profiles = (_texts(engine, spec)[spec.key] for spec in (SLIDES, PROFILES))
-    near = slides.near(query) or profiles.near(query)
+    near = slides.near(query, 1, 0.8) or profiles.near(query, 1, 0.8)
     first = np.arange(2)
     raise InputError(
         f"{query} is neither a slide, a profile, nor a file",
         found=f"slides such as {some(slides.at(first[: len(slides)]))}; "
         f"profiles such as {some(profiles.at(first[: len(profiles)]))}",
-        hint=f"did you mean {near}?" if near else None,
+        hint=f"did you mean {near[0]}?" if near else None,
     )
 
 
@@ -224,16 +226,9 @@ def _from_file(
             ids = tuple(i for part in slides for i in part.ids)
             raw = np.concatenate(vectors)
             ingest.check_vectors(raw, ids, kind=str(space.facts["kind"]))
-            cohorts = [
-                c
-                for part in slides
-                for c in (
-                    part.metadata["cohort"].to_pylist()
-                    if "cohort" in part.metadata.schema.names
-                    else [None] * len(part.ids)
-                )
-            ]
-            projected = space.project_slides(raw, cohorts)
+            cohorts, sites = _labels(slides, schema.COHORT), _labels(slides, schema.SITE)
+            sites = [s or site_of(i) for s, i in zip(sites, ids, strict=True)]
+            projected = space.project_slides(raw, cohorts, sites)
             return _Queries(SLIDES, ids, tuple(_patients(ids)), projected, known=False)
         if source is None and dims:
             notes.append(
@@ -254,7 +249,14 @@ def _from_file(
     )
 
 
-def _patients(ids: tuple[str, ...]) -> list[str]:
-    from molquery.barcodes import patient_of
+def _labels(parts: Sequence[readers.Slides], name: str) -> list[str | None]:
+    """A column of the metadata of slides in files, None where a file has no such column."""
+    out: list[str | None] = []
+    for part in parts:
+        there = name in part.metadata.schema.names
+        out += part.metadata[name].to_pylist() if there else [None] * len(part.ids)
+    return out
 
+
+def _patients(ids: tuple[str, ...]) -> list[str]:
     return [patient_of(i) or i for i in ids]
