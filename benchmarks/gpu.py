@@ -28,7 +28,8 @@ import torch
 
 from molquery.align.infonce import InfoNCE, fit_infonce
 from molquery.index import library, scan
-from molquery.index.searcher import Searcher, assemble
+from molquery.index.assembly import assemble
+from molquery.index.searcher import Searcher
 from molquery.recipes import load_recipe
 
 Half = npt.NDArray[np.float16]

@@ -7,6 +7,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 _BARCODE = re.compile(
     r"^(TCGA[-.]([A-Z0-9]{2})[-.][A-Z0-9]{4})(?:[-.](?:(\d{2})[A-Z]?(?=[-.]|$))?|$)", re.IGNORECASE
@@ -23,6 +27,13 @@ def site_of(identifier: str) -> str | None:
     """The tissue-source site (field 2 of a TCGA barcode) that an id names, or None."""
     match = _BARCODE.match(identifier)
     return match.group(2).upper() if match else None
+
+
+def has_barcodes(texts: pa.Array) -> bool:
+    """Whether any of an array of texts may be a barcode."""
+    import pyarrow.compute as pc
+
+    return bool(pc.any(pc.starts_with(texts, "TCGA", ignore_case=True)).as_py())
 
 
 def is_normal(identifier: str) -> bool:

@@ -21,7 +21,7 @@ import pyarrow as pa
 
 from molquery import genes, readers, rna, scales, schema
 from molquery import keys as keyed
-from molquery.barcodes import is_normal, patient_of, site_of
+from molquery.barcodes import has_barcodes, is_normal, patient_of, site_of
 from molquery.database import (
     Database,
     UpsertCounts,
@@ -43,7 +43,7 @@ from molquery.records import IngestReport, MetadataReport
 from molquery.resume import Resume, resuming
 from molquery.schema import PROFILES, SLIDES, TableSpec
 from molquery.space import SharedSpace, current_space, project_rows, project_slides
-from molquery.threads import Mapper
+from molquery.threads import Mapper, ahead
 from molquery.vectors import Matrix, check_rows
 
 Progress = Callable[[str, int, int], None]
@@ -194,7 +194,7 @@ def _parts(
     part = resume.get(source.path)
     if part is None:
         if large := read.in_batches(source):
-            for piece in large.parts:
+            for piece in ahead(large.parts):
                 yield piece, large.total
             return
         part = read(source)
@@ -204,16 +204,16 @@ def _parts(
 
 def _check_new(part: readers.Slides, place: dict[str, str], noun: str) -> None:
     """Refuse ids that an earlier file has; `place` tells the file of every id so far."""
-    for key in part.ids:
-        if place.get(key) == part.source:
+    if not place.keys().isdisjoint(part.ids):
+        key = next(key for key in part.ids if key in place)
+        if place[key] == part.source:
             _check_unique([key, key], noun)
-        if key in place:
-            raise DuplicateIdError(
-                f"{noun} {key} is in two files",
-                found=f"{place[key]} and {part.source}",
-                hint=f"every {noun} needs an id of its own: rename one, or ingest one folder",
-            )
-        place[key] = part.source
+        raise DuplicateIdError(
+            f"{noun} {key} is in two files",
+            found=f"{place[key]} and {part.source}",
+            hint=f"every {noun} needs an id of its own: rename one, or ingest one folder",
+        )
+    place.update(dict.fromkeys(part.ids, part.source))
 
 
 def _commit_slides(
@@ -972,31 +972,30 @@ def _rows(
 
     Also how many name no patient and count as one of their own.
     """
-    own = 0
+    keys = pa.array(ids, pa.string())
 
-    def text(column: str) -> list[str | None]:
+    def text(column: str) -> pa.Array:
         if column not in metadata.schema.names:
-            return [None] * len(ids)
-        return [None if v is None else str(v) for v in metadata[column].to_pylist()]
+            return pa.nulls(len(ids), pa.string())
+        held = metadata[column]
+        if pa.types.is_string(held.type):
+            return held.combine_chunks()
+        return pa.array([None if v is None else str(v) for v in held.to_pylist()], pa.string())
 
     patients, sites = text(schema.PATIENT), text(schema.SITE)
-    if None in patients:
-        barcodes = [patient_of(i) for i in ids]
-        own = sum(p is None and b is None for p, b in zip(patients, barcodes, strict=True))
-        patients = [p or b or i for p, b, i in zip(patients, barcodes, ids, strict=True)]
-    # A column of patients may hold the barcodes of samples: two samples are one patient.
-    patients = [patient_of(p or "") or p for p in patients]
-    sites = [s or site_of(p or "") for s, p in zip(sites, patients, strict=True)]
+    own = 0
+    if patients.null_count or has_barcodes(patients):
+        patients, sites, own = _by_barcodes(ids, patients.to_pylist(), sites.to_pylist())
     own_columns = (spec.key, schema.PATIENT, schema.COHORT, schema.SITE)
     extra = [c for c in metadata.schema.names if c not in (*own_columns, SLIDES.key, PROFILES.key)]
     columns: dict[str, Any] = {
-        spec.key: pa.array(ids, pa.string()),
-        schema.PATIENT: pa.array(patients, pa.string()),
-        schema.COHORT: pa.array(text(schema.COHORT), pa.string()),
-        schema.SITE: pa.array(sites, pa.string()),
+        spec.key: keys,
+        schema.PATIENT: patients,
+        schema.COHORT: text(schema.COHORT),
+        schema.SITE: sites,
     }
     for name in own_columns:
-        check_text(name, columns[name].to_pylist())
+        check_text(name, columns[name])
     told = pa.table({**columns, **{c: metadata[c] for c in extra}})
     columns[schema.CONTENT_HASH] = pa.array(_hashes(told, vectors), pa.string())
     columns[spec.vector] = matrix_to_list(vectors)
@@ -1006,13 +1005,33 @@ def _rows(
     return rows if keep.all() else rows.filter(pa.array(keep)), own
 
 
+def _by_barcodes(
+    ids: Sequence[str], patients: Sequence[str | None], sites: Sequence[str | None]
+) -> tuple[pa.Array, pa.Array, int]:
+    """Patients and sites, as far as they are missing those that TCGA barcodes name, or the id.
+
+    Also how many name no patient.
+    """
+    own = 0
+    if None in patients:
+        barcodes = [patient_of(i) for i in ids]
+        own = sum(p is None and b is None for p, b in zip(patients, barcodes, strict=True))
+        patients = [p or b or i for p, b, i in zip(patients, barcodes, ids, strict=True)]
+    # A column of patients may hold the barcodes of samples: two samples are one patient.
+    patients = [patient_of(p or "") or p for p in patients]
+    sites = [s or site_of(p or "") for s, p in zip(sites, patients, strict=True)]
+    return pa.array(patients, pa.string()), pa.array(sites, pa.string()), own
+
+
 def _hashes(told: pa.Table, vectors: Matrix) -> list[str]:
     """A content hash per row, over its metadata as text and the bytes of its vector."""
     columns = [told[name].to_pylist() for name in told.schema.names]
     names = repr(told.schema.names).encode()
+    width = vectors.shape[1] * vectors.itemsize
+    content = memoryview(vectors.reshape(-1).view(np.uint8).data)
     return [
-        content_hash(vector.data, names + repr(row).encode())
-        for row, vector in zip(zip(*columns, strict=True), vectors, strict=True)
+        content_hash(content[at : at + width], names + repr(row).encode())
+        for at, row in zip(itertools.count(0, width), zip(*columns, strict=True))
     ]
 
 

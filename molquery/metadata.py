@@ -7,9 +7,10 @@ type of its own in a filter becomes a number or text. Whatever is changed or lef
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from molquery import schema
 from molquery.errors import ColumnError, printable, some
@@ -51,20 +52,23 @@ def storable(table: pa.Table, *, keep: Sequence[str] = ()) -> tuple[pa.Table, li
         if fit.type != column.type and not pa.types.is_null(column.type):
             converted.append(f"{name} ({column.type})")
         if pa.types.is_string(fit.type) and name not in keep:
-            check_text(f"column {name}", fit.to_pylist(), LONGEST_TEXT)
+            check_text(f"column {name}", fit, LONGEST_TEXT)
         columns.append(fit)
     if converted:
         notes.append(f"columns kept as numbers or text: {some(converted)}")
     return pa.table(columns, names=names) if names else table, notes
 
 
-def check_text(what: str, values: Iterable[str | None], longest: int = LONGEST_ID) -> None:
+def check_text(what: str, values: pa.Array | pa.ChunkedArray, longest: int = LONGEST_ID) -> None:
     """Refuse text that is too long, or holds a NUL, at which other programs would cut it.
 
     Raises:
         ColumnError: one of the values is, or does.
     """
-    for value in values:
+    longer = pc.max(pc.binary_length(values)).as_py() or 0  # bytes: no fewer than characters
+    if longer <= longest and not pc.any(pc.match_substring(values, "\0")).as_py():
+        return
+    for value in values.to_pylist():
         if value is not None and (len(value) > longest or "\0" in value):
             long = f"{len(value):,} characters, at most {longest:,}"
             raise ColumnError(

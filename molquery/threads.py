@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar, cast
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -87,6 +87,22 @@ def streamed(function: Callable[[Item], Result], items: Iterable[Item]) -> Itera
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
+
+
+def ahead(items: Iterator[Item]) -> Iterator[Item]:
+    """The items as they are; another thread makes the next while one is used."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    end: list[Item] = []
+
+    def following() -> Item | list[Item]:
+        return next(items, end)
+
+    with ThreadPoolExecutor(1) as pool:
+        coming = pool.submit(following)
+        while (item := coming.result()) is not end:
+            coming = pool.submit(following)
+            yield cast("Item", item)
 
 
 def processors() -> int:

@@ -68,11 +68,15 @@ def as_matrix(values: npt.ArrayLike) -> Matrix:
 
 
 def invalid_rows(matrix: Matrix, *, allow_nan: bool) -> dict[str, Bools]:
-    """Masks (n,) of the rows that cannot be used, by reason.
+    """Masks (n,) of the rows that cannot be used, by reason; none where every row can.
 
     With `allow_nan` (interpretable features, where NaN means missing) a row is invalid only when
     every value is missing.
     """
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+        squares = np.vecdot(matrix, matrix)
+    if (np.isfinite(squares) & (squares > 0)).all():  # one pass; others say which row is what
+        return {}
     nan = np.isnan(matrix)
     missing = nan.all(axis=1) if allow_nan else nan.any(axis=1)
     infinite = np.isinf(matrix).any(axis=1)

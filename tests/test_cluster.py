@@ -118,7 +118,7 @@ def test_files_give_the_slides_of_one_machine(tmp_path: Path, mapper: Mapper) ->
 def test_an_index_is_merged_from_shards(
     aligned: Path, tmp_path: Path, mapper: Mapper, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("molquery.index.searcher.SHARD", 60)  # several shards
+    monkeypatch.setattr("molquery.index.assembly.SHARD", 60)  # several shards
     found = []
     for name, who in (("here", None), ("there", mapper)):
         shutil.copytree(aligned, tmp_path / name)

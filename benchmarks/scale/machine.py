@@ -59,7 +59,6 @@ def raw_write(folder: Path, values: np.ndarray) -> float:
         file.flush()
         os.fsync(file.fileno())
     seconds = time.perf_counter() - start
-    path.unlink()
     return values.nbytes / _GB / seconds
 
 

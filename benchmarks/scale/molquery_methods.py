@@ -28,7 +28,7 @@ def _build(recipe: str) -> Callable[[Archive, Path], None]:
 
     def build(archive: Archive, folder: Path) -> None:
         from molquery.index import library
-        from molquery.index.searcher import assemble
+        from molquery.index.assembly import assemble
         from molquery.recipes import load_recipe
 
         chosen = load_recipe(recipe)

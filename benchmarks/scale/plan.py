@@ -45,7 +45,7 @@ def exact(at: Task, slow: bool) -> list[Task]:
 
 def batch(at: Task, slow: bool) -> list[Task]:
     """64 queries at once, k = 100."""
-    return _each(at, "batch", BATCH, slow)
+    return [{**at, "measure": "product"}, *_each(at, "batch", BATCH, slow)]
 
 
 def ranking(at: Task, slow: bool) -> list[Task]:

@@ -51,6 +51,10 @@ def rows(results: Results) -> list[Row]:
             rates = [r for one in rounds for r in one["rates"]]
             about |= {"method": "memory: plain sum", "per_s": float(np.median(rates))}
             out.append(about | {"setting": "GB/s"})
+        elif measure == "product":
+            rate = float(np.median([r for one in rounds for r in one["rates"]]))
+            about |= {"method": "limit: matrix product alone", "per_s": rate}
+            out.append(about | {"setting": f"{rate * rounds[0]['flop'] / 1e9:.0f} GFLOP/s"})
         elif measure == "batch":
             rates = [r for one in rounds for r in one["rates"]]
             about |= {"per_s": float(np.median(rates)), "recall100": rounds[0]["recall100"]}

@@ -44,13 +44,17 @@ def index() -> None:
     type=float,
     help="Share of the true 10 nearest that it must find; 1 for exact answers.",
 )
+@click.option("--force", is_flag=True, help="Build it anew, be it current or not.")
 @device_option
 @engine_option
 @click.pass_context
-def build(ctx: click.Context, recipe: str, recall: float, device: str, engine: str) -> None:
+def build(
+    ctx: click.Context, recipe: str, recall: float, force: bool, device: str, engine: str
+) -> None:
     """Build the index of slides and of profiles, and measure its recall on this archive.
 
-    Where only new rows came since it was built, an index of inverted lists is extended.
+    One that is current stays as it is. Where only new rows came since it was built, an index of
+    inverted lists is extended, and its recall measured anew.
     """
     from molquery.recipes import load_recipe
 
@@ -61,10 +65,12 @@ def build(ctx: click.Context, recipe: str, recall: float, device: str, engine: s
     with mapper_of(engine) as mapper, progress_bar() as tell:
         entries = build_indexes(
             open_engine(ctx, mapper), "auto" if recipe == "auto" else chosen, tell,
-            recall=recall, device=device, mapper=mapper,
+            recall=recall, device=device, mapper=mapper, anew=force,
         )  # fmt: skip
     for entry in entries:
         new = f", extended by {entry['extended_by']}" if entry.get("extended_by") else ""
+        if entry.get("stays"):
+            new = " (current already: --force builds it anew)"
         say(
             f"{entry['table']}: {entry['recipe']} ({entry['factory']}), {entry['rows']} rows{new}, "
             f"recall@10 {entry['recall_at_10']:.3f} against exact search",

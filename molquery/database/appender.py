@@ -18,7 +18,7 @@ from molquery.files import sha256_file, sync
 
 #: Bytes of rows in one file, and files on their way at a time.
 FILE_BYTES = 64 << 20
-_AHEAD = 2
+_AHEAD = 3
 
 
 class Appender:

@@ -38,8 +38,10 @@ def matrix_to_list(matrix: Matrix) -> pa.FixedSizeListArray:
     Only whole-row NaN is stored as null, so interpretable features keep their single NaN values.
     """
     flat = pa.array(np.ascontiguousarray(matrix, dtype=np.float32).reshape(-1))
-    missing = np.isnan(matrix).all(axis=1)
-    mask = pa.array(missing) if missing.any() else None
+    mask = None
+    if np.isnan(matrix[:, 0]).any():
+        missing = np.isnan(matrix).all(axis=1)
+        mask = pa.array(missing) if missing.any() else None
     return pa.FixedSizeListArray.from_arrays(flat, matrix.shape[1], mask=mask)
 
 

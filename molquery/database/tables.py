@@ -221,17 +221,13 @@ def entry_of(root: Path, spec: TableSpec, known: Mapping[str, str]) -> Entry:
 def create(root: Path, spec: TableSpec, rows: pa.Table, facts: Mapping[str, Any]) -> None:
     """Make a table from its first rows, in key order."""
     import lance
-    import lancedb
 
     rows = rows.take(pa.array(np.argsort(rows[spec.key].to_numpy(), kind="stable")))
     told = rows.schema.with_metadata({FACTS: json.dumps(dict(facts)).encode()})
-    # LanceDB makes the table; Lance writes the rows, because LanceDB refuses NaN in vectors,
-    # which means "missing" in interpretable features.
-    target = folder_of(root, spec)
+    # Not by LanceDB, which refuses NaN in vectors ("missing" in features) and takes a second to
+    # import; the table is the one that it would make.
     mode = "overwrite" if newest(root, spec) else "create"
-    lancedb.connect(str(root)).create_table(spec.name, schema=told, mode=mode)
-    if len(rows):
-        lance.write_dataset(rows, str(target), mode="append")
+    lance.write_dataset(rows.cast(told), str(folder_of(root, spec)), schema=told, mode=mode)
 
 
 def roll_back(root: Path, spec: TableSpec, dataset: Any, version: int = 0) -> None:

@@ -1,8 +1,8 @@
 """Indexes over vectors: exact search at the speed of memory, and FAISS where that is too slow.
 
-`scan` is exact search by itself, `searcher` an index over vectors in memory, `stored` the indexes
-of a database. FAISS is imported by `library` alone, and only when something is asked of it: what
-a search needs no index for must not wait for it.
+`scan` is exact search by itself, `searcher` an index over vectors in memory, `assembly` builds one,
+`tuning` measures it, `stored` has the indexes of a database. FAISS is imported by `library` alone,
+and only when something is asked of it: what a search needs no index for must not wait for it.
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from molquery.index.assembly import assemble
     from molquery.index.library import gpus
     from molquery.index.scan import top as exact
-    from molquery.index.searcher import Searcher, Settings, assemble
+    from molquery.index.searcher import Searcher, Settings
     from molquery.index.stored import (
         EARLIER,
         Index,
@@ -52,7 +53,7 @@ __all__ = [
 ]
 
 _ELSEWHERE = {"gpus": "library", "exact": "scan", "Searcher": "searcher", "Settings": "searcher",
-              "assemble": "searcher"}  # fmt: skip
+              "assemble": "assembly"}  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

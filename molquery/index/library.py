@@ -30,6 +30,7 @@ faiss.cvar.distance_compute_blas_threshold = 2000
 
 #: From this many queries on products go through BLAS and all processors.
 MANY = 4
+_BLOCK = 8192  # rows that are picked out, or made float32, at a time
 _GATHERED = 1024  # float16 rows picked out at a time: what the caches of a processor hold
 _FEW = 20_000  # rows to train on, up to which threads would wait more than they compute
 #: The most neighbours that the classic GPU indexes can return.
@@ -99,13 +100,13 @@ def scores(vectors: Vectors, query: Matrix) -> Matrix:
 def _half_scores(vectors: Vectors, query: Matrix, out: Matrix) -> None:
     """Inner products of float16 rows (n, d) with a query (d,), written to `out` (n,)."""
     n, d = vectors.shape
-    scanner, ids = _scanner(d, query), np.arange(n)
+    scanner = _scanner(d, query)
     found = faiss.RangeSearchResult(1)
     partial = faiss.RangeSearchPartialResult(found)
     codes = faiss.swig_ptr(vectors.view(np.uint8))
     least = float(np.finfo(np.float32).min)
     result = partial.new_result(0)
-    scanner.scan_codes_range(n, codes, faiss.swig_ptr(ids), least, result)
+    scanner.scan_codes_range(n, codes, None, least, result)
     partial.finalize()
     at = faiss.rev_swig_ptr(found.labels, n)
     out[at] = faiss.rev_swig_ptr(found.distances, n)
@@ -140,12 +141,10 @@ def nearest_half(vectors: Vectors, query: Matrix, k: int) -> tuple[Matrix, Ints]
 
     def part(start: int, stop: int) -> tuple[Matrix, Ints]:
         best, at = np.full(k, -np.inf, np.float32), np.full(k, -1, np.int64)
-        scanner, ids = _scanner(d, q), np.arange(start, stop)
+        scanner = _scanner(d, q)
         codes = faiss.swig_ptr(vectors[start:stop].view(np.uint8))
-        scanner.scan_codes(
-            stop - start, codes, faiss.swig_ptr(ids), faiss.swig_ptr(best), faiss.swig_ptr(at), k
-        )
-        return best, at
+        scanner.scan_codes(stop - start, codes, None, faiss.swig_ptr(best), faiss.swig_ptr(at), k)
+        return best, np.where(at >= 0, at + start, -1)
 
     found = in_parts(n, part)
     best, at = (np.concatenate(side) for side in zip(*found, strict=True))
@@ -155,7 +154,11 @@ def nearest_half(vectors: Vectors, query: Matrix, k: int) -> tuple[Matrix, Ints]
 def _scanner(d: int, query: Matrix) -> Any:
     quantizer = faiss.ScalarQuantizer(d, faiss.ScalarQuantizer.QT_fp16)
     scanner = quantizer.select_InvertedListScanner(
-        faiss.METRIC_INNER_PRODUCT, None, False, None, False
+        faiss.METRIC_INNER_PRODUCT,
+        None,
+        True,
+        None,
+        False,  # rows numbered from 0, without ids
     )
     scanner.quantizer = quantizer  # it points to it
     scanner.set_query(faiss.swig_ptr(query))
@@ -163,10 +166,44 @@ def _scanner(d: int, query: Matrix) -> Any:
     return scanner
 
 
-def nearest_many(vectors: Matrix, queries: Matrix, k: int) -> tuple[Matrix, Ints]:
-    """The k nearest of float32 rows to each of many queries, by BLAS: (n_queries, k) each."""
-    found = faiss.knn(queries, vectors, k, faiss.METRIC_INNER_PRODUCT)
-    return found[0], found[1]
+def nearest_many(vectors: Vectors, queries: Matrix, k: int, rows: Ints | None = None) -> Ints:
+    """Positions (n_queries, k) of the rows nearest to each of many queries, in no order, by BLAS.
+
+    Each processor takes a part of the rows by itself: FAISS's own threads wait for each other at
+    every block, which takes ten times as long where the machine has other work.
+
+    Args:
+        rows: the positions of those that count; every row by default.
+    """
+    n = len(vectors) if rows is None else len(rows)
+    step = n if rows is None and vectors.dtype == np.float32 else _BLOCK
+
+    def part(start: int, stop: int) -> tuple[Matrix, Ints]:
+        found = []
+        for first in range(start, stop, step):
+            last = min(first + step, stop)
+            some = vectors[first:last] if rows is None else vectors[rows[first:last]]
+            scores, at = faiss.knn(
+                queries, _floats(some), min(k, last - first), faiss.METRIC_INNER_PRODUCT
+            )
+            found.append((scores, at + first))
+        scores, at = (np.hstack(side) for side in zip(*found, strict=True))
+        return scores, at
+
+    scores, at = (np.hstack(side) for side in zip(*in_parts(n, part), strict=True))
+    if at.shape[1] > k:
+        keep = np.argpartition(-scores, k - 1, axis=1)[:, :k]
+        at = np.take_along_axis(at, keep, axis=1)
+    return at if rows is None else rows[at]
+
+
+def _floats(vectors: Vectors) -> Matrix:
+    """Rows as float32; float16 ones several times as fast as NumPy makes them so."""
+    if vectors.dtype == np.float32:
+        return vectors
+    quantizer = faiss.ScalarQuantizer(vectors.shape[1], faiss.ScalarQuantizer.QT_fp16)
+    codes = np.ascontiguousarray(vectors).view(np.uint8)
+    return np.asarray(quantizer.decode(codes))
 
 
 # Approximate indexes -----------------------------------------------------------------------------
@@ -250,6 +287,53 @@ def add_numbered(handle: Any, vectors: Matrix, numbers: Ints) -> None:
 def is_inverted(handle: Any) -> bool:
     """Whether an index has inverted lists, so that rows can be renumbered and added to it."""
     return hasattr(handle, "nlist") and hasattr(handle, "invlists")
+
+
+def is_graph(handle: Any) -> bool:
+    """Whether an index is a graph of neighbours on the CPU."""
+    return hasattr(handle, "hnsw")
+
+
+def links_to(handle: Any, rows: Ints) -> list[Ints]:
+    """For each of some rows the places of a graph's links that lead to it."""
+    links, n = _links(handle), handle.ntotal
+    wanted = np.zeros(n + 1, dtype=bool)  # -1, no link, stands for the last
+    wanted[rows] = True
+    step = 1 << 24
+    parts = [
+        first + np.flatnonzero(wanted[links[first : first + step]])
+        for first in range(0, len(links), step)
+    ]
+    places = np.concatenate(parts)
+    places = places[np.argsort(links[places], kind="stable")]
+    edges = np.searchsorted(links[places], [rows, rows + 1])
+    return [places[start:stop] for start, stop in edges.T]
+
+
+@contextmanager
+def unlinked(handle: Any, places: Ints) -> Iterator[None]:
+    """Within the block the links at these places of a graph lead nowhere.
+
+    A link to nothing would end a row's list: each leads to the row that it starts from instead,
+    which has been visited when its links are read.
+    """
+    links = _links(handle)
+    before = links[places]
+    links[places] = np.searchsorted(_starts(handle), places, side="right") - 1
+    try:
+        yield
+    finally:
+        links[places] = before
+
+
+def _links(handle: Any) -> npt.NDArray[np.int32]:
+    neighbours = handle.hnsw.neighbors
+    return np.asarray(faiss.rev_swig_ptr(neighbours.data(), neighbours.size()))
+
+
+def _starts(handle: Any) -> npt.NDArray[np.uint64]:
+    offsets = handle.hnsw.offsets
+    return np.asarray(faiss.rev_swig_ptr(offsets.data(), offsets.size()))
 
 
 def search(

@@ -15,7 +15,7 @@ reach as any other filter would leave there, and where that is too far, the answ
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -24,7 +24,6 @@ import numpy as np
 
 from molquery.index import library, scan
 from molquery.index.library import Vectors
-from molquery.recipes import ROWS_PER_LIST, Recipe, bad_factory
 from molquery.vectors import Bools, Ints, Matrix
 
 #: Bytes a second, for the plan alone: rows one after the other, and rows picked out.
@@ -32,26 +31,14 @@ _STREAM, _PICK = 28e9, 24e9
 #: Seconds a row that an index looks at, and a list that it opens.
 _LOOK, _OPEN = 20e-9, 1e-6
 _START = 1e-4  # of a search with an index
-#: Seconds a candidate of a graph takes, with its neighbours.
-_HOP = 6e-6
-#: How many neighbours down the width of a search is measured when an index is built.
-DEPTHS = (10, 30, 100, 300, 1000)
-#: Recall that a search is made wide enough for, at every depth.
-RECALL = 0.99
-_WIDEST = 2048  # of a graph
-_MOST_REFINED = 80  # candidates for each answer
+#: Seconds a candidate takes that is scored again, and one of a graph, with its neighbours.
+_AGAIN, _HOP = 1.3e-6, 6e-6
 _REACH = 4  # times the lists wanted, in which the allowed rows must be
 _SAMPLE = 16_384  # rows whose lists are known, to judge how a filter falls on the lists
 #: Below this share of the rows a graph loses too many of the allowed ones.
 _GRAPH = 0.3
-_TRAIN_PER_LIST = 40
-_BATCH = 65_536
-SHARD = 1_048_576  # rows of an index that another process fills
-#: Queries by which recall is measured, at each depth; 200 where it is not said.
-_QUERIES = {10: 500, 300: 100, 1000: 50}
 
 Check = Callable[[Ints | None], None]
-Span = tuple[int, int]  # rows from the first to before the second
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,11 +134,10 @@ class Searcher:
             return exactly
         if not library.is_inverted(self.handle):
             wide = round(width / share)
-            seconds = max(wide, k) * _HOP
+            seconds = self.seconds(wide, k)
             graph = share >= _GRAPH and seconds < exactly.seconds
             return Plan("index", seconds, wide) if graph else exactly
-        lists = self.handle.nlist
-        seconds = _START + width * (_OPEN + n / lists * _LOOK)
+        seconds = self.seconds(width, k)
         if seconds > exactly.seconds:
             return exactly
         if allowed is None:
@@ -159,6 +145,16 @@ class Searcher:
         enough = self._in_reach(queries, allowed, width, share)
         seconds *= enough / width
         return Plan("index", seconds, enough) if 0 < seconds < exactly.seconds else exactly
+
+    def seconds(self, width: int, k: int) -> float:
+        """What a search of the index takes one query, about."""
+        candidates = k * self.settings.refine
+        again = candidates * _AGAIN if self.settings.refine > 1 else 0.0
+        lists = getattr(self.handle if self.gpu is None else self.gpu, "nlist", 0)
+        if not lists:
+            return max(width, candidates) * _HOP + again
+        rows = len(self.vectors) / int(lists)
+        return _START + width * (_OPEN + rows * _LOOK) + again
 
     def _in_reach(self, queries: Matrix, allowed: Bools, wanted: int, share: float) -> int:
         """Lists within which every query has its share of allowed rows; 0 if not within reach."""
@@ -242,190 +238,3 @@ class Searcher:
     def _notice(self, text: str) -> None:
         if text not in self.notices:
             self.notices.append(text)
-
-
-@dataclass(frozen=True)
-class _Exam:
-    """Rows of an archive as queries, each of which itself counts neither as wanted nor as found.
-
-    Attributes:
-        truth: (n, d) what an exact scan reads.
-        rows: of the queries; depth: the neighbours of each that are wanted.
-    """
-
-    truth: Vectors
-    rows: Ints
-    depth: int
-
-    @cached_property
-    def queries(self) -> Matrix:
-        return np.ascontiguousarray(self.truth[self.rows], np.float32)
-
-    @cached_property
-    def wanted(self) -> Ints:
-        return scan.top(self.truth, self.queries, min(self.depth + 1, len(self.truth)))[1]
-
-    def recall(self, searcher: Searcher) -> tuple[float, float]:
-        """Share of the neighbours wanted that are found, and its standard error."""
-        k, width = self.wanted.shape[1], searcher.settings.widths.get(self.depth)
-        if width is None:
-            _, found = searcher.search(self.queries, k)
-        else:
-            _, found = searcher.by_index(self.queries, k, None, width)
-        shares = []
-        for own, one, other in zip(self.rows, self.wanted, found, strict=True):
-            others = one[one != own][: self.depth]
-            answer = other[other != own][: self.depth]
-            shares.append(len(np.intersect1d(others, answer)) / max(1, len(others)))
-        if k <= 1:
-            return 1.0, 0.0
-        return float(np.mean(shares)), float(np.std(shares) / np.sqrt(len(shares)))
-
-
-def _drawn(n: int) -> tuple[Ints, Ints]:
-    """Rows that a search is made wide enough for, and others that its recall is measured with."""
-    count = min(_QUERIES[10], n // 4)
-    if count == 0:
-        return np.arange(n), np.arange(n)
-    rows = np.random.default_rng(n).choice(n, 2 * count, replace=False)
-    return rows[:count], rows[count:]
-
-
-def _trained_on(n: int, lists: int) -> Ints:
-    """The rows that inverted lists are trained on: evenly spaced, and none of those drawn, unless
-    too few would be left."""
-    rows = np.arange(0, n, max(1, n // max(_TRAIN_PER_LIST * lists, 20_000)))
-    others = np.setdiff1d(rows, np.concatenate(_drawn(n)))
-    return others if len(others) >= ROWS_PER_LIST * lists else rows
-
-
-def measured_recall(searcher: Searcher, truth: Vectors) -> float:
-    """Recall at 10 against an exact scan of `truth` (n, d), of rows drawn at random.
-
-    Neither has a width been chosen by these rows, nor, from some 27,000 rows on, have inverted
-    lists been trained on them: to an index of lists they are as new as any query.
-    """
-    return _Exam(truth, _drawn(len(truth))[1], 10).recall(searcher)[0]
-
-
-def _tune(searcher: Searcher, truth: Vectors, start: int, most: int, recall: float) -> None:
-    """Find the least width, to an eighth, at which recall exceeds what is wanted by its error."""
-    width = min(start, most)
-    for depth in DEPTHS:
-        if depth > len(truth) // 10 and depth > DEPTHS[0]:
-            break
-        exam = _Exam(truth, _drawn(len(truth))[0][: _QUERIES.get(depth, 200)], depth)
-        if searcher.gpu is not None and (depth + 1) * searcher.settings.refine > library.GPU_MOST:
-            break
-
-        def enough(wide: int, exam: _Exam = exam) -> bool:
-            widths = {**searcher.settings.widths, exam.depth: wide}
-            searcher.settings = Settings(widths, searcher.settings.refine)
-            found, error = exam.recall(searcher)
-            return found - error >= recall
-
-        short = 0  # the widest that was not enough
-        while not (reached := enough(width)):
-            refine = searcher.settings.refine
-            if width < most:
-                short, width = width, min(2 * width, most)
-            elif depth == DEPTHS[0] and 1 < refine < _MOST_REFINED:
-                short, width = 0, min(start, most)
-                searcher.settings = Settings(searcher.settings.widths, 2 * refine)
-            else:
-                break
-        while reached and short and width - short > max(1, short // 8):
-            middle = (short + width) // 2
-            if enough(middle):
-                width = middle
-            else:
-                short = middle
-        widths = {**searcher.settings.widths, depth: width}
-        if not reached and depth > DEPTHS[0]:  # deeper ones will not do either
-            del widths[depth]
-        searcher.settings = Settings(widths, searcher.settings.refine)
-        if not reached:
-            break
-
-
-def fill(handle: Any, vectors: Vectors, span: Span, tell: Callable[[str, int, int], None]) -> None:
-    """Add rows from start to stop to a trained index, some at a time."""
-    for start in range(*span, _BATCH):
-        tell("adding rows", start, span[1])
-        rows = vectors[start : min(start + _BATCH, span[1])]
-        handle.add(np.ascontiguousarray(rows, np.float32))
-
-
-def silent(stage: str, done: int, total: int) -> None:
-    """Progress that nobody is told of."""
-
-
-def assemble(
-    recipe: Recipe,
-    vectors: Vectors,
-    *,
-    recall: float = RECALL,
-    truth: Vectors | None = None,
-    devices: tuple[int, ...] = (),
-    check: Check | None = None,
-    progress: Callable[[str, int, int], None] | None = None,
-    shards: Callable[[bytes, Sequence[Span]], Iterator[bytes]] | None = None,
-) -> tuple[Searcher, float]:
-    """Build an index over stored vectors (n, d), in memory, and measure its recall at 10.
-
-    A search is made wider until the recall wanted is reached, as far as that goes.
-
-    Args:
-        recall: wanted, at every depth.
-        truth: (n, d) float32 what recall is measured against; by default `vectors`.
-        devices: GPUs to build and search on; none for the CPU.
-        shards: fills copies of a trained index of inverted lists with rows from start to stop, in
-            other processes; both are packed.
-
-    Raises:
-        IndexFileError: FAISS does not accept the recipe's factory string.
-    """
-    n, d = vectors.shape
-    searcher = Searcher(vectors, None, Settings({}, recipe.refine), check)
-    truth = vectors if truth is None else truth
-    if recipe.exact:
-        if devices:
-            searcher.gpu = library.flat_on_gpus(vectors, devices)
-        exact_here = truth.dtype == vectors.dtype and not devices
-        return searcher, 1.0 if exact_here else measured_recall(searcher, truth)
-    factory = recipe.factory_for(n, d)
-    try:
-        handle = library.make(factory, d)
-    except RuntimeError as error:
-        raise bad_factory(recipe, factory, library.reason(error)) from error
-    if (recipe.probes is not None) != library.is_inverted(handle):
-        wanted = "no inverted lists" if recipe.probes else "inverted lists, and no search.probes"
-        raise bad_factory(recipe, factory, f"this one has {wanted}")
-    sample: Vectors = vectors
-    if library.is_inverted(handle):
-        sample = vectors[_trained_on(n, handle.nlist)]
-    if devices:
-        handle = library.to_gpus(handle, devices, cuvs=recipe.cuvs)
-    sample = np.ascontiguousarray(sample, np.float32)
-
-    tell = progress or silent
-    try:
-        library.train(handle, sample)
-        if shards is not None and library.is_inverted(handle) and not devices:
-            spans = [(start, min(start + SHARD, n)) for start in range(0, n, SHARD)]
-            filled = shards(library.pack(handle), spans)
-            for (start, _), blob in zip(spans, filled, strict=True):
-                tell("adding rows", start, n)
-                library.merge(handle, library.unpack(blob), start)
-        else:
-            fill(handle, vectors, (0, n), tell)
-    except RuntimeError as error:
-        raise bad_factory(recipe, factory, library.reason(error)) from error
-    if devices:
-        searcher.gpu = handle
-    else:
-        searcher.handle = handle
-    start = recipe.probes or recipe.breadth or 1
-    most = handle.nlist if recipe.probes else _WIDEST
-    _tune(searcher, truth, start, most, recall)
-    return searcher, measured_recall(searcher, truth)

@@ -23,16 +23,9 @@ from molquery.database.drafts import Draft
 from molquery.database.mapped import Arrays
 from molquery.errors import DatabaseError, IndexFileError
 from molquery.index import library, scan
-from molquery.index.searcher import (
-    RECALL,
-    Searcher,
-    Settings,
-    Span,
-    assemble,
-    fill,
-    measured_recall,
-    silent,
-)
+from molquery.index.assembly import Span, assemble, fill, silent
+from molquery.index.searcher import Searcher, Settings
+from molquery.index.tuning import RECALL, measured_recall, tune
 from molquery.recipes import Recipe, load_recipe
 from molquery.schema import TableSpec
 from molquery.threads import Mapper
@@ -146,12 +139,15 @@ def build(
     devices: tuple[int, ...] = (),
     progress: Progress | None = None,
     mapper: Mapper | None = None,
+    anew: bool = False,
 ) -> dict[str, Any]:
     """Build an index, or extend one that lacks nothing but rows that came since; its entry.
 
-    Stored vectors that it needs, and that are not there or not current, are written first.
+    One that is current and whole, and was built by the same recipe for the same recall, stays: its
+    entry says that it `stays`. Stored vectors that are needed and not current are written first.
 
     Args:
+        anew: build it whatever there is.
         mapper: who fills inverted lists with rows, as shards that are merged; this process when
             left out.
 
@@ -160,9 +156,14 @@ def build(
     """
     tell = progress or silent
     needed = recipe if recipe.exact else load_recipe(exact_recipe(recipe.storage))
-    old = _extendable(database, source, recipe) if not recipe.exact else None
+    key = index_key(source.space["name"], source.spec, recipe.name)
+    asked = _asked(recipe, recall)
+    there = None if anew else _current(database, source, key)
+    if there is not None and (recipe.exact or there.get("asked") == asked):
+        return {**there, "stays": True}
+    old = None if recipe.exact or anew else _extendable(database, source, recipe)
     at = index_key(source.space["name"], source.spec, needed.name)
-    entry = _current(database, source, at)
+    entry = None if recipe.exact else _current(database, source, at)
     if entry is None:
         entry = _write_vectors(database, source, needed, tell)
     if recipe.exact:
@@ -181,6 +182,8 @@ def build(
     if old is not None:
         searcher, extended = _extended(source, old, vectors)
         factory = old[0]["factory"]
+        tell("choosing how wide to search", source.n, source.n)
+        tune(searcher, recipe, vectors, recall)
         found = measured_recall(searcher, vectors)
     else:
         extended, factory = 0, recipe.factory_for(source.n, source.dim)
@@ -200,12 +203,12 @@ def build(
         "refine": searcher.settings.refine,
         "recall_at_10": found,
         "recall_wanted": recall,
+        "asked": asked,
         "extended_by": extended,
         "vectors": at,
         "vectors_sha256": entry["sha256"],
     }
     handle = searcher.handle if searcher.gpu is None else searcher.gpu
-    key = index_key(source.space["name"], source.spec, recipe.name)
     return database.store_derived(
         "indexes", key, whole, f"{key}.faiss", lambda path: library.write(handle, path)
     )
@@ -230,6 +233,14 @@ class Shard:
         handle = library.unpack(self.empty)
         fill(handle, vectors, span, silent)
         return library.pack(handle)
+
+
+def _asked(recipe: Recipe, recall: float) -> dict[str, Any]:
+    """What decides how an approximate index comes out, beside the vectors."""
+    return {
+        "factory": recipe.factory, "storage": recipe.storage, "probes": recipe.probes,
+        "breadth": recipe.breadth, "refine": recipe.refine, "recall": recall,
+    }  # fmt: skip
 
 
 def _facts(database: Database, source: Source, recipe: Recipe) -> dict[str, Any]:
@@ -310,13 +321,13 @@ def _extendable(database: Database, source: Source, recipe: Recipe) -> tuple[Any
 def _extended(
     source: Source, old: tuple[Any, Any, Ints], vectors: library.Vectors
 ) -> tuple[Searcher, int]:
-    entry, handle, rows = old
+    _, handle, rows = old
     library.renumber(handle, rows)
     new = np.setdiff1d(np.arange(source.n), rows)
     for start in range(0, len(new), _BATCH):
         some = new[start : start + _BATCH]
         library.add_numbered(handle, np.asarray(vectors[some], np.float32), some)
-    return Searcher(vectors, handle, _settings(entry)), len(new)
+    return Searcher(vectors, handle), len(new)
 
 
 def _settings(entry: dict[str, Any]) -> Settings:

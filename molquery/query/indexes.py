@@ -56,10 +56,12 @@ def build_indexes(
     recall: float = RECALL,
     device: str = "auto",
     mapper: Mapper | None = None,
+    anew: bool = False,
 ) -> list[dict[str, Any]]:
     """Build a recipe's index for slides and for profiles; returns their manifest entries.
 
-    An entry says also `why` the recipe was taken, where it is 'auto', and what was to be told.
+    An entry says also `why` the recipe was taken, where it is 'auto', what was to be told, and
+    whether the index was current and `stays`; with `anew` it is built all the same.
 
     Raises:
         IndexFileError: the recipe cannot be built here, or the device is not there.
@@ -85,7 +87,7 @@ def build_indexes(
             progress(f"building {chosen.name} index of {spec.name}", 0, source.n)
         entry = index.build(
             engine.database, source, chosen, recall=recall, devices=here, progress=progress,
-            mapper=mapper,
+            mapper=mapper, anew=anew,
         )  # fmt: skip
         if entry["recall_at_10"] < recall and not chosen.exact:
             told.append(
