@@ -15,17 +15,11 @@ import pyarrow as pa
 
 def numbers(array: pa.Array) -> npt.NDArray[Any]:
     """An array (n,) of numbers without a copy; what stands for missing values is arbitrary."""
-    dtype = np.dtype(_DTYPES[str(array.type)])
+    dtype = np.dtype(array.type.to_pandas_dtype())
     content = array.buffers()[1]
     if content is None:
         return np.empty(0, dtype)
     return np.frombuffer(content, dtype)[array.offset : array.offset + len(array)]
-
-
-_DTYPES = {
-    "float": "<f4", "double": "<f8", "halffloat": "<f2", "int8": "i1", "int16": "<i2",
-    "int32": "<i4", "int64": "<i8",
-}  # fmt: skip
 
 
 def column(values: npt.NDArray[Any] | Sequence[str | None]) -> pa.Array:

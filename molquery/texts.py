@@ -12,6 +12,7 @@ import pyarrow as pa
 from molquery.arrow import numbers
 from molquery.vectors import Bools, Ints, Strings, as_text
 
+_LONG = (1 << 31) - 1  # bytes that offsets of 32 bits reach
 _COMPARED = 10_000  # texts that a mistyped one is compared with
 
 
@@ -60,7 +61,7 @@ class Texts:
     def groups(self) -> Groups:
         """The rows by their text."""
         column = self._column
-        if pa.types.is_string(column.type):
+        if _is_text(column.type):
             column = column.fill_null("").dictionary_encode()
         if not pa.types.is_dictionary(column.type):
             return Groups.of(self.all)
@@ -78,7 +79,7 @@ class Texts:
         if pa.types.is_dictionary(kind):
             groups = self.groups
             return np.asarray(groups.names[groups.code[rows]])
-        if "all" in self.__dict__ or not pa.types.is_string(kind) or 4 * len(rows) > len(self):
+        if "all" in self.__dict__ or not _is_text(kind) or 4 * len(rows) > len(self):
             return self.all[rows]
         return np.array([self._one(i) for i in rows.tolist()], dtype=str)
 
@@ -86,7 +87,10 @@ class Texts:
         """(n,) which of them are among some values."""
         from pyarrow import compute
 
-        return np.asarray(compute.is_in(self._column, _whole(values)))
+        own = self._column
+        if pa.types.is_dictionary(own.type):
+            own = own.dictionary_decode()
+        return np.asarray(compute.is_in(own, _whole(values).cast(own.type)))
 
     def distinct(self) -> pa.Array:
         """The different ones, in any order, without the empty one."""
@@ -102,7 +106,8 @@ class Texts:
         """Where each text ends, the letters, and which values are there; None: all."""
         _, ends, letters = self._column.buffers()
         known = np.asarray(self._column.is_valid()) if self._column.null_count else None
-        at = np.frombuffer(ends, np.int32)[self._column.offset :]
+        wide = pa.types.is_large_string(self._column.type)
+        at = np.frombuffer(ends, np.int64 if wide else np.int32)[self._column.offset :]
         return at, memoryview(letters or b""), known
 
     def _one(self, i: int) -> str:
@@ -137,8 +142,16 @@ class Texts:
         return difflib.get_close_matches(text, self.at(rows).tolist(), n=count, cutoff=alike)
 
 
+def _is_text(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
+
+
 def _whole(column: pa.ChunkedArray | pa.Array) -> pa.Array:
-    return column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    if not isinstance(column, pa.ChunkedArray):
+        return column
+    if column.nbytes > _LONG and pa.types.is_string(column.type):
+        column = column.cast(pa.large_string())
+    return column.combine_chunks()
 
 
 def coded(table: pa.Table, but: str) -> pa.Table:

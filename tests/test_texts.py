@@ -13,9 +13,14 @@ WORDS = ["é", None, "b", "", "ab", "b", "日本", "b", "a"]
 
 
 @pytest.mark.parametrize(
-    ("kind", "start"), [("whole", 0), ("whole", 2), ("chunks", 0), ("chunks", 2), ("dictionary", 0)]
+    ("kind", "start"),
+    [("whole", 0), ("whole", 2), ("chunks", 0), ("chunks", 2), ("dictionary", 0), ("long", 2)],
 )
-def test_texts_are_those_of_the_column(kind: str, start: int) -> None:
+def test_texts_are_those_of_the_column(
+    kind: str, start: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if kind == "long":  # as if there were gigabytes
+        monkeypatch.setattr("molquery.texts._LONG", 0)
     column = pa.chunked_array([WORDS])
     if kind == "chunks":
         column = pa.chunked_array([WORDS[:4], WORDS[4:]])
@@ -35,6 +40,7 @@ def test_texts_are_those_of_the_column(kind: str, start: int) -> None:
     assert groups.counts(rows).tolist() == [
         sum(w == name and r for w, r in zip(words, rows, strict=True)) for name in groups.names
     ]
+    assert texts.are_in(pa.array(["ab", "é"])).tolist() == [w in ("ab", "é") for w in words]
     assert sorted(texts.distinct().to_pylist()) == sorted(set(words) - {""})
     plain = Groups.of(np.array(words))
     assert plain.names.tolist() == groups.names.tolist()

@@ -200,12 +200,16 @@ class Rows:
         Raises:
             DatabaseError: they are not what was written.
         """
+        self.check(rows)
+        return np.asarray(self._values[rows])
+
+    def check(self, rows: Any) -> None:
+        """Check some rows without taking them; raises as `[]` does."""
         if isinstance(rows, slice):
             start, stop, _ = rows.indices(len(self))
             self._arrays.check_span(self._name, start, stop)
         else:
             self._arrays.check_rows(self._name, np.atleast_1d(rows))
-        return np.asarray(self._values[rows])
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> AnyArray:
         """All of it, checked."""

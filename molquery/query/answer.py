@@ -55,15 +55,15 @@ class Answer:
         self.match, self._measured = engine.reference.score_one(
             signature, method=scoring, min_genes=least[0], min_fraction=least[1]
         )
-        sets = [(self.match.positions, self.match.weights)]
-        self.predicted: Float = predict(engine, method, self._measured, sets)[:, 0]
-        self.quality = engine.predictability(self._measured, method=method, sets=sets)
         self.notes: tuple[str, ...] = ()
         self.has_p = False
-        if null:
+        if null:  # before the weights are needed: see `Engine.look_ahead`
             self._random = _random(engine, signature, self.match, scoring, null)
             self.notes = tuple(self._random.notes)
             self.has_p = len(self._random.sets) >= calibrate.LEAST_NULL
+        sets = [(self.match.positions, self.match.weights)]
+        self.predicted: Float = predict(engine, method, self._measured, sets)[:, 0]
+        self.quality = engine.predictability(self._measured, method=method, sets=sets)
         self._above: Predictability | None = None
 
     def _by_chance(self, rows: Ints) -> Float:

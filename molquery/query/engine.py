@@ -91,6 +91,7 @@ class Engine:
         progress: Callable[[], AbstractContextManager[Progress]] = _silence,
     ) -> None:
         self._mapper, self._progress = mapper, progress
+        self._looking_ahead = False
         database = database.pinned()
         facts = space_facts(database)
         if facts is None:
@@ -198,6 +199,12 @@ class Engine:
             self.notices.append("what was computed for this query could not be stored: the next "
                                 "one computes it again")  # fmt: skip
         return found or prepared.aside(self.database, planned, tell)
+
+    def look_ahead(self) -> None:
+        """Begin to check what scores of all slides will need, if it is stored; once."""
+        if self._stored is not None and not self._looking_ahead:
+            self._looking_ahead = True
+            self._stored.check_ahead()
 
     @property
     def operators(self) -> Mapping[str, Operator]:

@@ -14,9 +14,11 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -45,6 +47,7 @@ _SECTION = "predictions"
 _CONTENT = "slides"  # the array that tells which slides have not changed
 #: Bytes up to which a file is checked before anything of it is used.
 _LARGE = 1 << 28
+_AHEAD = 8_192  # rows that are checked at a time
 #: What of a larger one is checked as it is read.
 _LATER = {f"{PATIENT_SCHEME}.{name}" for name in ("neighbours", "weights", "components")}
 #: What the file holds of every slide.
@@ -59,11 +62,25 @@ class Prepared:
         operators: prediction weights by fold scheme.
         moments: of every gene over the reference.
         spectrum: predictability of the Hallmark sets with enough genes, best first.
+        later: arrays of which rows are checked as they are taken.
     """
 
     operators: Mapping[str, Operator]
     moments: Moments
     spectrum: Mapping[str, Predictability]
+    later: tuple[Rows, ...] = ()
+
+    def check_ahead(self) -> None:
+        """Begin to check the weights, while what does not need them is computed."""
+        if self.later:
+            Thread(target=self._check, daemon=True).start()
+
+    def _check(self) -> None:
+        with suppress(DatabaseError):  # who takes the damaged rows is told
+            # From the end, since they will be taken from the beginning: nothing is checked twice.
+            for start in reversed(range(0, len(self.later[0]), _AHEAD)):
+                for array in self.later:
+                    array.check(slice(start, start + _AHEAD))
 
 
 def state(database: Database, space_id: str) -> str:
@@ -100,7 +117,9 @@ def _read(arrays: Arrays) -> Prepared:
     }
     moments = Moments(*(array(f"moments.{f.name}") for f in fields(Moments)))
     spectrum = {name: Predictability(**values) for name, values in told["spectrum"].items()}
-    return Prepared(operators, moments, spectrum)
+    held = (getattr(operators[PATIENT_SCHEME], name) for name in _BY_SLIDE)
+    later = tuple(array for array in held if isinstance(array, Rows))
+    return Prepared(operators, moments, spectrum, later)
 
 
 @dataclass(frozen=True, slots=True)

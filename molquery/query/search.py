@@ -141,6 +141,7 @@ def search(
     check(method)
     if k < 1:
         raise InputError("k must be at least 1", found=str(k))
+    engine.look_ahead()
     allowed = engine.slides_where(where)
     found = answer(
         engine,
