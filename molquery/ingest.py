@@ -883,7 +883,7 @@ def _join(
                 own = values[spec.key].to_pylist()
                 old = [None if a == k else a for a, k in zip(old, own, strict=True)]
             new = [None if v is None else str(v) for v in fresh.to_pylist()]
-            check_text(column, new)
+            check_text(column, pa.array(new, pa.string()))
             differ = sum(
                 a is not None and b is not None and a != b for a, b in zip(old, new, strict=True)
             )

@@ -223,6 +223,10 @@ def train(handle: Any, sample: Matrix) -> None:
     if not handle.is_trained:
         if hasattr(handle, "cp"):  # of the k-means behind inverted lists; 25 gain nothing
             handle.cp.niter = 10
+        if hasattr(handle, "pq"):
+            handle.pq.cp.min_points_per_centroid = 1  # recall is measured: nothing to warn of
+            # Codes that can be compared by their bits take minutes, and no search here does so.
+            handle.do_polysemous_training = False
         with one_thread(len(sample) <= _FEW):  # k-means of few rows is all starts and waits
             handle.train(sample)
 

@@ -147,7 +147,8 @@ def measured_recall(searcher: Searcher, truth: Vectors) -> float:
     Neither has a width been chosen by these rows, nor, from some 27,000 rows on, have inverted
     lists been trained on them, nor does a graph link to them: they are as new as any query.
     """
-    return Exam(truth, _drawn(len(truth))[1], 10).recall(searcher, None)[0]
+    width = searcher.settings.widths.get(DEPTHS[0])  # not that of the row too many asked for
+    return Exam(truth, _drawn(len(truth))[1], DEPTHS[0]).recall(searcher, width)[0]
 
 
 def tune(searcher: Searcher, recipe: Recipe, truth: Vectors, recall: float) -> None:
