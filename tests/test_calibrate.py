@@ -485,3 +485,22 @@ def test_one_cohort_alone_has_its_own_interval_and_no_left_out(
     slides, profiles = predict.read_rows(engine.database, space)
     one = replace(slides, cohorts=np.full(len(slides.cohorts), "ONLY"))
     assert predict.build_left_out(space, one, profiles) is None
+
+
+@pytest.mark.parametrize("true", [0.15, 0.3, 0.6])
+def test_fdr_of_a_sample_is_near_that_of_all(true: float) -> None:
+    """Of 200,000 slides some have the least p; scipy says the FDR over all of them."""
+    from scipy.stats import false_discovery_control
+
+    rng = np.random.default_rng(8)
+    n, null = 200_000, 300
+    above = np.where(rng.random(n) < true, rng.binomial(null, 0.004, n), rng.integers(0, 301, n))
+    p = (1 + above) / (1 + null)
+    exact = false_discovery_control(p)
+    found = calibrate.fdr(p, p[calibrate.sampled(np.arange(n))])
+    low = exact <= 0.1
+    assert low.sum() > 1_000
+    # The share of the slides with such a p is p / FDR; of 10,000 it is known to 1 / sqrt(count).
+    error = 1 / np.sqrt(10_000 * p / exact)
+    assert error[low].max() < 0.06
+    assert np.all(np.abs(found / exact - 1)[low] < 4 * error[low])

@@ -56,7 +56,11 @@ def random_sets(
 
 
 def sampled(rows: Ints) -> Ints:
-    """Evenly spaced ones of many rows (n,), all of few."""
+    """Evenly spaced ones of many rows (n,), all of few.
+
+    An FDR of 0.1 takes its least possible p, 1 / 301 with 300 random sets, in 3 % of the slides: so
+    it rests on some 300 of the sample or more, and its standard error is 6 % of it at most.
+    """
     return rows if len(rows) <= WHOLE else rows[:: len(rows) // SAMPLE]
 
 
