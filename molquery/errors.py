@@ -10,7 +10,7 @@ MolqueryError
 ├── GeneSetError           a gene set is unknown, malformed, or has too few genes in the database
 ├── FilterError            a --where expression that cannot be evaluated
 ├── DatabaseError          no database here, another format version, or damaged
-│   └── ConflictError      another writer came first: nothing has changed
+│   └── ConflictError      another process has changed it meanwhile: run the command again
 ├── NotReadyError          a step that must come first is missing (align before search)
 ├── SpaceError             alignment is impossible: no pairs, too few pairs, one cohort only
 ├── IndexFileError         an index is missing, stale or damaged, or a recipe is not valid
@@ -79,7 +79,10 @@ class DatabaseError(MolqueryError):
 
 
 class ConflictError(DatabaseError):
-    """Another process has written to the database first: nothing of the command took effect."""
+    """Another process has changed the database meanwhile: nothing of the command took effect.
+
+    The same command can be run again.
+    """
 
 
 class NotReadyError(MolqueryError):

@@ -12,7 +12,14 @@ import pytest
 from molquery import backup, doctor, history
 from molquery.align.train import AlignSettings, align
 from molquery.database import Database, manifest, tables
-from molquery.errors import DatabaseError, FilterError, InputError, MolqueryError, OutputError
+from molquery.errors import (
+    ConflictError,
+    DatabaseError,
+    FilterError,
+    InputError,
+    MolqueryError,
+    OutputError,
+)
 from molquery.genesets import collections
 from molquery.genesets.registered import register, registered
 from molquery.query.engine import Engine
@@ -349,8 +356,56 @@ def test_a_reader_whose_version_was_dropped_is_told(aligned_copy: Path) -> None:
     old._pinned = {**manifest.empty(), **reader.manifest(), "version": 4}
     old._pinned["tables"]["slides"]["files"] = {"_versions/18446744073709551611.manifest": "x"}
     old._pinned["tables"]["slides"]["version"] = 4
-    with pytest.raises(DatabaseError, match=r"version 4 .* was removed while it was being read"):
+    with pytest.raises(ConflictError, match=r"version 4 .* was removed while it was being read"):
         ids(old)
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda db: db.read(SLIDES, ["site"]),
+        lambda db: db.read(SLIDES, ["site"], where="site IS NOT NULL"),
+        lambda db: list(db.batches(SLIDES, ["site"])),
+    ],
+)
+def test_a_version_may_go_after_its_files_were_checked(
+    aligned_copy: Path, monkeypatch: pytest.MonkeyPatch, read: Callable[[Database], object]
+) -> None:
+    """Lance then says that a file is not there: neither the table nor the filter is to blame."""
+    database = Database.open(aligned_copy)
+    reader = database.pinned()
+    remove(database, ids(database)[0])
+    check = tables.check_columns
+
+    def dropped(*words: Any) -> None:
+        check(*words)
+        monkeypatch.setattr(tables, "check_columns", check)
+        history.compact(database, purge=True)
+        for file in (aligned_copy / "slides.lance" / "data").iterdir():
+            file.unlink()
+
+    monkeypatch.setattr(tables, "check_columns", dropped)
+    with pytest.raises(ConflictError, match="was removed while it was being read"):
+        read(reader)
+
+
+def test_a_command_whose_version_was_dropped_is_run_again(
+    aligned_copy: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raised = [ConflictError("version 4 of it was removed while it was being read")]
+
+    def counted(*words: Any, **named: Any) -> Any:
+        if raised:
+            raise raised.pop()
+        return counts(*words, **named)
+
+    counts = Database.facts
+    monkeypatch.setattr(Database, "facts", counted)
+    monkeypatch.setattr("time.sleep", lambda _: None)
+    done = cli("--db", aligned_copy, "info", "--format", "json")
+    assert (done.code, raised) == (0, [])
+    assert "being read; it is run again (2 of 3)" in done.err
+    assert json.loads(done.out)
 
 
 # Interrupted -------------------------------------------------------------------------------------

@@ -154,12 +154,12 @@ def cli(ctx: click.Context, db: Path | str | None, debug: bool) -> None:
     ctx.obj = {"db": db, "debug": debug}
 
 
-#: How often a command is run that gives way to other writers (of a database on an object store).
+#: How often a command is run that others come before: what it read is gone, or was changed.
 _TRIES = 3
 
 
 def _despite_others() -> Any:
-    """Run the command; again, if another writer came first, which has left nothing of it."""
+    """Run the command; again, if nothing came of it because others changed what it works on."""
     for tries in range(1, _TRIES + 1):
         try:
             return cli.main(standalone_mode=False)

@@ -34,7 +34,7 @@ from molquery.database.arrays import cast_like, facts_of, list_to_matrix, matrix
 from molquery.database.content import same_metadata, same_vector
 from molquery.database.manifest import Manifest
 from molquery.database.mapped import SUMS, Checked, arrow_columns, block_sums
-from molquery.errors import DatabaseError, FilterError, OutputError, printable
+from molquery.errors import ConflictError, DatabaseError, FilterError, OutputError, printable
 from molquery.files import is_uri, put_in_place, sha256_file, temporary_file, write_bytes
 from molquery.filters import check_filter
 from molquery.schema import TableSpec
@@ -325,7 +325,7 @@ class Database:
         if pinned and self.remote:
             self.remote.pull()
         if pinned and pinned["version"] not in self.kept_versions():
-            raise DatabaseError(
+            raise ConflictError(
                 f"version {pinned['version']} of {self.name} was removed while it was being read",
                 hint="run the same command again",
             )
@@ -381,9 +381,10 @@ class Database:
             self._still_there()
             raise
         except tables.ERRORS as error:
+            tables.interrupted(error)
+            self._still_there()
             if where is None:
                 raise tables.unreadable(self.path, spec, error) from error
-            tables.interrupted(error)
             raise self._bad_filter(spec, where, str(error)) from error
         keys = table[spec.key].to_numpy()
         order = np.argsort(keys, kind="stable")
@@ -424,6 +425,8 @@ class Database:
             self._still_there()
             raise
         except tables.ERRORS as error:
+            tables.interrupted(error)
+            self._still_there()
             raise tables.unreadable(self.path, spec, error) from error
 
     def take(self, spec: TableSpec, columns: Sequence[str], rows: Ints) -> pa.Table:
@@ -560,7 +563,7 @@ class Database:
         Returns the entry with its `file` and `sha256`.
 
         Raises:
-            DatabaseError: a pinned database has changed since, so that the file would be stale.
+            ConflictError: a pinned database has changed since, so that the file would be stale.
             OutputError: the file cannot be written.
         """
         folder = self.path / schema.INDEXES
@@ -580,7 +583,7 @@ class Database:
                 whole["sums"] = hashlib.sha256(sums).hexdigest()
             with self.writing(f"store {name}") as draft:
                 if self._pinned and draft["version"] != self._pinned["version"]:
-                    raise DatabaseError(
+                    raise ConflictError(
                         f"{self.name} has changed while {name} was made",
                         hint="run the same command again",
                     )

@@ -132,6 +132,7 @@ def open_table(root: Path, spec: TableSpec, entry: Entry, checks: Checks) -> Any
     try:
         return lance.dataset(str(folder_of(root, spec)), version=version)
     except ERRORS as error:
+        interrupted(error)
         raise unreadable(root, spec, error) from error
 
 
@@ -307,7 +308,6 @@ def compact(dataset: Any) -> None:
 
 def unreadable(root: Path, spec: TableSpec, error: Exception) -> DatabaseError:
     """The error for a table that Lance cannot read."""
-    interrupted(error)
     return DatabaseError(
         f"the {spec.name} table of {root} cannot be read",
         found=printable(str(error).split("/home")[0], 300),
