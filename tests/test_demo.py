@@ -56,6 +56,18 @@ def test_the_demo_runs_and_says_what_its_numbers_mean(made):
     assert set(strata["stratum"].to_pylist()) == {"low", "mid", "high"}
 
 
+def test_the_readme_shows_what_the_demo_prints(made):
+    """All but the numbers, whose last digits differ between processors."""
+    directory, result = made
+    readme = (Path(__file__).parent.parent / "README.md").read_text("utf-8")
+    readme = readme[readme.index("1. Make a database") : readme.index("## On your own cohort")]
+    shown = [[w.replace("demo", str(directory), 1) if w[:4] == "demo" else w for w in words]
+             for words in typed(readme)]  # fmt: skip
+    assert shown == typed(result.stdout)
+    titles = [line for line in result.stdout.splitlines() if line[:1].isdigit()]
+    assert [line for line in readme.splitlines() if line[:1].isdigit()] == titles
+
+
 def test_held_out_sections_are_predicted(made):
     directory, _ = made
     checked = run(
