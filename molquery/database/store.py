@@ -313,11 +313,23 @@ class Database:
 
     def _open(self, spec: TableSpec) -> tuple[Any, tables.Entry]:
         entry = self._entry(spec)
-        try:
+        with self._reading(spec):
             return tables.open_table(self.path, spec, entry, self._checks), entry
+
+    @contextmanager
+    def _reading(self, spec: TableSpec, where: str | None = None) -> Iterator[None]:
+        """Say what is wrong where a table cannot be read: its version, its files, or the filter."""
+        try:
+            yield
         except DatabaseError:
             self._still_there()
             raise
+        except tables.ERRORS as error:
+            tables.interrupted(error)
+            self._still_there()
+            if where is None:
+                raise tables.unreadable(self.path, spec, error) from error
+            raise self._bad_filter(spec, where, str(error)) from error
 
     def _still_there(self) -> None:
         """Raise another error where a file is missing because its version is not kept any more."""
@@ -374,18 +386,9 @@ class Database:
             check_filter(where)
             every = dataset.schema.names
             used.update(c for c in every if c in where or not schema.is_internal(c))
-        try:
+        with self._reading(spec, where):
             tables.check_columns(self.path, spec, dataset, entry, self._checks, used)
             table = dataset.scanner(columns=names, filter=where).to_table()
-        except DatabaseError:
-            self._still_there()
-            raise
-        except tables.ERRORS as error:
-            tables.interrupted(error)
-            self._still_there()
-            if where is None:
-                raise tables.unreadable(self.path, spec, error) from error
-            raise self._bad_filter(spec, where, str(error)) from error
         keys = table[spec.key].to_numpy()
         order = np.argsort(keys, kind="stable")
         if (order[1:] < order[:-1]).any():  # rows are mostly stored in key order: then no copy
@@ -410,7 +413,7 @@ class Database:
         """
         dataset, entry = self._open(spec)
         names = list(dict.fromkeys(columns))
-        try:
+        with self._reading(spec):
             tables.check_columns(self.path, spec, dataset, entry, self._checks, [spec.key, *names])
             order = self._order(spec)
             if rows is None and order is None:
@@ -421,13 +424,6 @@ class Database:
                 some = wanted[start : start + size]
                 places = some if order is None else order[some]
                 yield some, tables.take(dataset, names, places)
-        except DatabaseError:
-            self._still_there()
-            raise
-        except tables.ERRORS as error:
-            tables.interrupted(error)
-            self._still_there()
-            raise tables.unreadable(self.path, spec, error) from error
 
     def take(self, spec: TableSpec, columns: Sequence[str], rows: Ints) -> pa.Table:
         """As `read`, the rows at some ascending positions in the order of the key."""

@@ -19,6 +19,7 @@ import faiss
 import numpy as np
 import numpy.typing as npt
 
+from molquery.threads import processors
 from molquery.vectors import Bools, Ints, Matrix
 
 #: float32 or float16, (n, d), C-contiguous.
@@ -38,11 +39,11 @@ GPU_MOST = 2048
 
 
 def threads() -> int:
-    """Processors that this process may use."""
+    """Processors that FAISS uses: as many as `OMP_NUM_THREADS` says, else all there are."""
     held = os.environ.get("OMP_NUM_THREADS", "")
     if held.isdigit() and int(held):
         return int(held)
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return processors()
 
 
 @contextmanager
