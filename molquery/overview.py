@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from molquery import index, rna, schema
-from molquery.database import Database
+from molquery.database import Database, facts_of
 from molquery.schema import PROFILES, SLIDES
 from molquery.space import space_facts
 from molquery.texts import Texts
@@ -27,7 +27,7 @@ def overview(database: Database) -> dict[str, Any]:
             out[spec.name] = 0
             continue
         table = database.read_sidecar(spec, [schema.PATIENT, schema.COHORT])
-        facts = database.facts(spec)
+        facts = facts_of(table.schema)
         out[spec.name] = table.num_rows
         patients[spec.name] = Texts(table[schema.PATIENT]).distinct()
         out[f"{spec.name}: patients"] = len(patients[spec.name])
@@ -47,9 +47,8 @@ def overview(database: Database) -> dict[str, Any]:
         out[f"{spec.name}: columns"] = database.metadata_columns(spec)
         out[f"{spec.name}: version"] = database.version(spec)
     if len(patients) == 2:
-        out["patients with both"] = int(
-            Texts(patients[PROFILES.name]).are_in(patients[SLIDES.name]).sum()
-        )
+        some, more = sorted(patients.values(), key=len)
+        out["patients with both"] = int(Texts(more).are_in(some).sum())
     facts_of_space = space_facts(database)
     if facts_of_space is None:
         out["space"] = "none yet: molquery align"

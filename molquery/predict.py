@@ -67,16 +67,18 @@ _NEAR_ROWS = 2_048  # slides whose distances to all training slides are in memor
 NEAREST = 10  # training slides whose mean distance says how near a slide is to them
 #: What stored operators depend on beside the data; the first number counts changes of the formula
 #: and of how it is stored.
-SETTINGS = (5, NEIGHBOURS, SOFT_SHARE, SOFT_PAIRS, COMPONENTS, RIDGE, OWN_SLOPE, LEVEL, GRAND)
+SETTINGS = (6, NEIGHBOURS, SOFT_SHARE, SOFT_PAIRS, COMPONENTS, RIDGE, OWN_SLOPE, LEVEL, GRAND)
 _FEW_SETS = 4  # up to here the weights are used as they are: no matrix
 _DENSE_CELLS = 50_000_000  # slides x profiles up to which the weights are held as a dense matrix
 _FEW_COLUMNS = 7  # up to here one sparse product a set is faster than one for all
-_BLOCK = 4_096  # rows of a product at a time: they stay in the caches from the check on
+#: Rows of a product at a time, which stay in the caches from the check on; more of them for a few
+#: sets, where what Python does for each block would take longer than its product.
+_BLOCK, _BLOCK_OF_FEW = 4_096, 8_192
 _ROUGH_BLOCK = 1_024
 _WORTH_SOLVING = 50  # slides of one cohort and fold
 _ALONE = 100_000  # numbers up to which a product is not worth a second thread
 REMOTE = 65_536  # slides that another process computes at a time: 120 MB of weights
-_Part = Callable[[Ints], Float | Matrix]
+_Part = Callable[[slice | Ints], Float | Matrix]
 
 
 @dataclass(frozen=True)
@@ -90,8 +92,8 @@ class Operator:
     Attributes:
         rows: (n_rows,) int64, ascending positions of the slides that it covers: all of them, or
             those with RNA, where the operator is for measuring how good predictions are.
-        neighbours: (n_rows, k) int32 positions of reference profiles; -1 pads at the end.
-        weights: (n_rows, k) float32, rows sum to 1; 0 where padded.
+        neighbours: (n_rows, k) int32 positions of reference profiles; any where padded.
+        weights: (n_rows, k) float32, rows sum to 1; 0 pads at the end.
         soft_share: (n_rows,) a_i of the formula.
         model: (n_rows,) int64, the fold whose model predicts the slide; -1 the final model.
         components: (n_rows, m + 1) c_i and a constant 1.
@@ -138,7 +140,7 @@ class Operator:
             return whole if slides is None else whole[at]
         soft, linear = self._soft(values), self._linear(values, at)
 
-        def blend(rows: Ints) -> Float:
+        def blend(rows: slice | Ints) -> Float:
             share = self.soft_share[rows, None].astype(np.float64)
             return share * soft(rows) + (1 - share) * linear(rows)
 
@@ -172,8 +174,7 @@ class Operator:
             rows = at[many[some]]
             a = self.soft_share[rows, None]
             first = len(values) + group[some, None].astype(np.int32) * np.int32(width)
-            near = np.maximum(self.neighbours[rows], 0)
-            indices = np.hstack([near, first + np.arange(width, dtype=np.int32)])
+            indices = np.hstack([self.neighbours[rows], first + np.arange(width, dtype=np.int32)])
             weights = np.hstack([a * self.weights[rows], (1 - a) * self.components[rows]])
             out[many[some]] = sparse.product(indices, weights, columns)
 
@@ -214,13 +215,9 @@ class Operator:
         """Some of its rows (n, n_reference)."""
         out = np.zeros((len(rows), self.n_reference), np.float32)
         neighbours, share = self.neighbours[rows], self.soft_share[rows, None]
-        weights, group = share * self.weights[rows], self.group[rows]
-        padded = neighbours < 0
-        if padded.any():
-            at, slots = np.nonzero(~padded)
-            out[at, neighbours[at, slots]] = weights[at, slots]
-        else:
-            np.put_along_axis(out, neighbours, weights, axis=1)
+        weights, group = self.weights[rows], self.group[rows]
+        at, slots = np.nonzero(weights)
+        out[at, neighbours[at, slots]] = (share * weights)[at, slots]
         linear = (1 - share) * self.components[rows]
         for g in np.unique(group):
             mine = np.flatnonzero(group == g)
@@ -231,7 +228,7 @@ class Operator:
         """What gives the first term of some rows."""
         n_sets = scores.shape[1]
 
-        def few(rows: Ints) -> Matrix:  # padding has weight 0, so -1 may point anywhere
+        def few(rows: slice | Ints) -> Matrix:
             indices, weights = self.neighbours[rows], self.weights[rows]
             return np.stack([(weights * s[indices]).sum(axis=1) for s in scores.T], axis=1)
 
@@ -242,11 +239,8 @@ class Operator:
         padded[:, :n_sets] = scores
         columns = [scores[:, [s]] for s in range(n_sets)]
 
-        def product(rows: Ints) -> Matrix:
-            span = _span(rows)
-            indices, weights = self.neighbours[span], self.weights[span]
-            if len(indices) and indices[:, -1].min() < 0:
-                indices = np.maximum(indices, 0)
+        def product(rows: slice | Ints) -> Matrix:
+            indices, weights = self.neighbours[rows], self.weights[rows]
             if n_sets <= _FEW_COLUMNS:
                 each = [sparse.product(indices, weights, column) for column in columns]
                 return np.concatenate(each, axis=1)
@@ -261,16 +255,16 @@ class Operator:
         place = np.cumsum(needed) - 1
         solved = _each(self.solvers, np.flatnonzero(needed), scores)  # (n_needed, m + 1, n_sets)
 
-        def by_group(rows: Ints) -> Matrix:
-            group = place[self.group[rows]]
-            out = np.empty((len(rows), n_sets), np.float32)
+        def by_group(rows: slice | Ints) -> Matrix:
+            components, group = self.components[rows], place[self.group[rows]]
+            out = np.empty((len(group), n_sets), np.float32)
             for g in np.unique(group):
                 mine = group == g
-                out[mine] = self.components[rows[mine]] @ solved[g]
+                out[mine] = components[mine] @ solved[g]
             return out
 
-        def by_row(rows: Ints) -> Matrix:
-            components, group = self.components[_span(rows)], place[self.group[rows]]
+        def by_row(rows: slice | Ints) -> Matrix:
+            components, group = self.components[rows], place[self.group[rows]]
             columns = (np.ascontiguousarray(solved[:, :, s])[group] for s in range(n_sets))
             each = [np.einsum("ij,ij->i", components, column) for column in columns]
             return np.stack(each, axis=1)
@@ -295,25 +289,24 @@ def _each(solvers: Matrix, groups: Ints, scores: Matrix) -> Matrix:
 
 def _in_blocks(part: _Part, rows: Ints, n_sets: int) -> Float:
     """(n_rows, n_sets) a part of the prediction, a block of rows at a time on every processor."""
-    out = np.empty((len(rows), n_sets))
+    n = len(rows)
+    out = np.empty((n, n_sets))
+    step = _BLOCK_OF_FEW if n_sets <= _FEW_COLUMNS else _BLOCK
+    # Rows that follow one another are taken as a slice: then nothing of a map is copied.
+    run = n > 0 and rows[-1] - rows[0] == n - 1 and bool((np.diff(rows) == 1).all())
+    first = int(rows[0]) if run else 0
 
     def block(start: int) -> None:
-        out[start : start + _BLOCK] = part(rows[start : start + _BLOCK])
+        stop = min(start + step, n)
+        some = slice(first + start, first + stop) if run else rows[start:stop]
+        out[start:stop] = part(some)
 
-    starts = range(0, len(rows), _BLOCK)
+    starts = range(0, n, step)
     if len(starts) > 1:
         parallel(block, starts)
-    elif len(rows):
+    elif n:
         block(0)
     return out
-
-
-def _span(rows: Ints) -> slice | Ints:
-    """The rows as a slice, where they follow one another: then nothing of a map is copied."""
-    n = len(rows)
-    if n and rows[-1] - rows[0] == n - 1 and bool((np.diff(rows) == 1).all()):
-        return slice(int(rows[0]), int(rows[0]) + n)
-    return rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -456,7 +449,7 @@ class Predictor:
         """The operator of some slides, which have these positions (n,) in the archive."""
         n, k = len(slides.vectors), self._width
         model = _predicted_by(self._fold_of, slides, self._profiles)
-        neighbours = np.full((n, k), -1, dtype=np.int32)
+        neighbours = np.zeros((n, k), dtype=np.int32)
         weights = np.zeros((n, k), dtype=np.float32)
         components = np.zeros((n, COMPONENTS + 1), np.float32)
         soft_share = np.full(n, SOFT_SHARE, dtype=np.float32)
@@ -471,7 +464,7 @@ class Predictor:
             x = fitted.case.model.project_standardised(standard, cohorts.tolist(), sites)
             own = slides.groups[rows] if f < 0 else None
             found, share = _soft_neighbours(x, fitted.r, fitted.hubs, k, own, fitted.owners)
-            neighbours[rows] = np.where(found >= 0, known[np.maximum(found, 0)], -1)
+            neighbours[rows] = known[found]
             weights[rows] = share
             for cohort in np.unique(cohorts):
                 mine = rows[cohorts == cohort]
@@ -566,7 +559,7 @@ def build_left_out(
         solvers.append(ridge.solver(cohort))
     return Operator(
         rows=np.arange(n) if positions is None else positions,
-        neighbours=np.full((n, 1), -1, np.int32),
+        neighbours=np.zeros((n, 1), np.int32),
         weights=np.zeros((n, 1), np.float32),
         soft_share=np.zeros(n, np.float32),
         model=np.where(paired & np.isin(slides.cohorts, seen), group, -1),

@@ -114,7 +114,7 @@ def test_rna_of_what_is_held_out_has_no_weight(
 def test_a_constant_signature_is_predicted_as_itself(engine: Engine) -> None:
     for operator in engine.operators.values():
         np.testing.assert_allclose(operator.dense.sum(axis=1), 1, atol=1e-3)
-        used, soft = operator.neighbours >= 0, operator.soft_share > 0
+        used, soft = operator.weights > 0, operator.soft_share > 0
         np.testing.assert_allclose((operator.weights * used).sum(axis=1)[soft], 1, atol=1e-5)
         assert np.all(operator.weights[~used] == 0)
         assert np.all(operator.weights >= 0)
@@ -136,7 +136,7 @@ def test_the_sparse_path_equals_the_dense_one(
 def test_padded_neighbours_take_no_part() -> None:
     operator = Operator(
         rows=np.arange(1),
-        neighbours=np.array([[2, -1]], dtype=np.int32),
+        neighbours=np.array([[2, 0]], dtype=np.int32),
         weights=np.array([[1.0, 0.0]], dtype=np.float32),
         soft_share=np.ones(1, np.float32),
         model=np.zeros(1, np.int64),
@@ -247,7 +247,7 @@ def made_up(n: int, n_reference: int, seed: int) -> Operator:
     rng = np.random.default_rng(seed)
     neighbours = rng.integers(0, n_reference, (n, 30), dtype=np.int32)
     weights = rng.random((n, 30), dtype=np.float32)
-    neighbours[::7, 20:], weights[::7, 20:] = -1, 0
+    weights[::7, 20:] = 0
     return Operator(
         rows=np.arange(n),
         neighbours=neighbours,
@@ -271,7 +271,7 @@ def test_products_in_blocks_equal_the_sum_written_out(
     monkeypatch.setattr(predict, "_BLOCK", 512)
     found = operator.apply(scores)
     for i in (0, 7, 511, 512, 2_499):
-        used = operator.neighbours[i] >= 0
+        used = operator.weights[i] > 0
         soft = operator.weights[i][used].astype(float) @ scores[operator.neighbours[i][used]]
         ridge = operator.components[i].astype(float) @ (
             operator.solvers[operator.group[i]] @ scores

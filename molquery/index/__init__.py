@@ -1,8 +1,9 @@
 """Indexes over vectors: exact search at the speed of memory, and FAISS where that is too slow.
 
 `scan` is exact search by itself, `searcher` an index over vectors in memory, `assembly` builds one,
-`tuning` measures it, `stored` has the indexes of a database. FAISS is imported by `library` alone,
-and only when something is asked of it: what a search needs no index for must not wait for it.
+`tuning` measures it, `stored` has the indexes of a database, `entries` what the manifest says of
+them. FAISS is imported by `library` alone, and only when something is asked of it: what a search
+needs no index for must not wait for it.
 """
 
 from __future__ import annotations
@@ -12,23 +13,19 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from molquery.index.assembly import assemble
+    from molquery.index.entries import EARLIER, index_key, remove_stale, unindexed, why_stale
     from molquery.index.library import gpus
     from molquery.index.scan import top as exact
     from molquery.index.searcher import Searcher, Settings
     from molquery.index.stored import (
-        EARLIER,
         Index,
         Source,
         build,
         devices,
         free_memory,
-        index_key,
         load,
         load_current,
-        remove_stale,
         stored_vectors,
-        unindexed,
-        why_stale,
     )
 
 __all__ = [
@@ -52,8 +49,11 @@ __all__ = [
     "why_stale",
 ]
 
-_ELSEWHERE = {"gpus": "library", "exact": "scan", "Searcher": "searcher", "Settings": "searcher",
-              "assemble": "assembly"}  # fmt: skip
+_ELSEWHERE = {
+    "gpus": "library", "exact": "scan", "Searcher": "searcher", "Settings": "searcher",
+    "assemble": "assembly",
+    **dict.fromkeys(("EARLIER", "index_key", "remove_stale", "unindexed", "why_stale"), "entries"),
+}  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

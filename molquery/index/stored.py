@@ -17,13 +17,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from molquery import schema
 from molquery.database import Database
 from molquery.database.drafts import Draft
 from molquery.database.mapped import Arrays
 from molquery.errors import DatabaseError, IndexFileError
 from molquery.index import library, scan
 from molquery.index.assembly import Span, assemble, fill, silent
+from molquery.index.entries import index_key, why_stale
 from molquery.index.searcher import Searcher, Settings
 from molquery.index.tuning import RECALL, measured_recall, tune
 from molquery.recipes import Recipe, load_recipe
@@ -36,8 +36,6 @@ _BATCH = 65_536
 #: Up to this many bytes of vectors an exact scan is preferred to an approximate index: some 40 ms.
 EXACT_UP_TO = 1_100_000_000
 _BUILD = "molquery index build"
-#: Why an index is not used that holds no stored vectors and refers to none.
-EARLIER = "an earlier molquery has built it"
 
 Progress = Callable[[str, int, int], None]
 
@@ -115,11 +113,6 @@ class Index:
 def _merged(scores: Matrix, at: Ints, k: int) -> tuple[Matrix, Ints]:
     order = np.lexsort((at, -scores), axis=1)[:, :k]
     return np.take_along_axis(scores, order, axis=1), np.take_along_axis(at, order, axis=1)
-
-
-def index_key(space_name: str, spec: TableSpec, recipe: str) -> str:
-    """The name of an index in the manifest, which is also its file's stem."""
-    return f"{space_name}-{spec.name}-{recipe}"
 
 
 def exact_recipe(storage: str) -> str:
@@ -502,48 +495,6 @@ def stored_vectors(database: Database, source: Source, rows: Ints | None = None)
     except (DatabaseError, IndexFileError):
         return None
     return vectors if rows is None else np.asarray(vectors[rows])
-
-
-def why_stale(database: Database, entry: dict[str, Any], manifest: dict[str, Any]) -> str | None:
-    """Why an index must not answer, or None when it may (its bytes are not checked here).
-
-    That rows have come since is no reason: they are scanned beside it.
-    """
-    spec = schema.TABLES[entry["table"]]
-    current = manifest["spaces"].get(entry["space"])
-    if current is None or current["space_id"] != entry["space_id"]:
-        return "it was built for a space that has been replaced"
-    version, built = database.vectors_version(spec), entry["vectors_version"]
-    if built != version and built not in database.grown_from(spec):
-        return f"{spec.name} have changed (version {built} -> {version})"
-    rows = database.count(spec)
-    if built == version and entry["rows"] != rows:
-        return f"it covers {entry['rows']} of {rows} rows"
-    if "vectors" not in entry and not entry["file"].endswith(".safetensors"):
-        return EARLIER
-    if not database.holds(entry["file"]):
-        return "its file is missing"
-    if "vectors" in entry:
-        held = manifest["indexes"].get(entry["vectors"])
-        if held is None or held["sha256"] != entry["vectors_sha256"]:
-            return f"the vectors that it refers to ({entry['vectors']}) have been replaced"
-    return None
-
-
-def unindexed(database: Database, entry: dict[str, Any]) -> int:
-    """Rows that came after an index was built."""
-    return int(database.count(schema.TABLES[entry["table"]]) - entry["rows"])
-
-
-def remove_stale(database: Database, live_space_ids: set[str]) -> None:
-    """Forget indexes of replaced spaces."""
-
-    def change(manifest: dict[str, Any]) -> None:
-        for key, entry in list(manifest["indexes"].items()):
-            if entry["space_id"] not in live_space_ids:
-                del manifest["indexes"][key]
-
-    database.update_manifest(change)
 
 
 def _cannot(key: str, reason: str) -> IndexFileError:

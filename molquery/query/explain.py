@@ -138,7 +138,7 @@ def explain(
     measured = reference.matrix([(match.positions, match.weights)])
     share = float(operator.soft_share[row])
 
-    used = (operator.neighbours[row] >= 0) & (share > 0)
+    used = (operator.weights[row] > 0) & (share > 0)
     near: Ints = operator.neighbours[row][used].astype(np.int64)
     weight = operator.weights[row][used].astype(np.float64)
     neighbour_terms = share * weight * measured[near, 0]
