@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import os
 import random
@@ -194,6 +195,7 @@ def main() -> None:
         run()
     finally:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # all is said and done
+        gc.freeze()  # Python would look through everything once more before it ends: 40 ms
 
 
 def run() -> None:
