@@ -859,10 +859,8 @@ def _match(
 def _project_again(database: Database, changed: Set[str]) -> None:
     """Slides are projected by cohort and site: project them anew when those were filled."""
     space = current_space(database)
-    if space is None or not changed & {schema.COHORT, schema.SITE}:
-        return
-    shared = project_slides(database, space)
-    database.set_vectors(SLIDES, schema.shared_column(space.space_id), shared)
+    if space is not None and changed & {schema.COHORT, schema.SITE}:
+        project_slides(database, space)
 
 
 def _join(

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pyarrow as pa
 
 from molquery.database import Database, UpsertCounts
 from molquery.errors import MismatchError
@@ -66,6 +67,10 @@ def keep(database: Database, ids: Sequence[str], vectors: Matrix, encoder: str) 
         keys = database.read(PROFILES, [PROFILES.key])[PROFILES.key].to_pylist()
         at = {key: i for i, key in enumerate(keys)}
         rows = [at[i] for i in ids]
+
+        def of(profiles: pa.Table) -> Matrix:
+            return whole[[at[key] for key in profiles[PROFILES.key].to_pylist()]]
+
         if held(database) is None:
             whole = np.full((len(keys), vectors.shape[1]), np.nan, dtype=np.float32)
         else:
@@ -75,5 +80,6 @@ def keep(database: Database, ids: Sequence[str], vectors: Matrix, encoder: str) 
         changed = ~new & (old != vectors).any(axis=1)
         if (new | changed).any():
             whole[rows] = vectors
-            database.set_vectors(PROFILES, EMBEDDING, whole, told={_ENCODER: encoder})
+            told = {_ENCODER: encoder}
+            database.set_vectors(PROFILES, EMBEDDING, whole.shape[1], [PROFILES.key], of, told=told)
     return UpsertCounts(int(new.sum()), int(changed.sum()), len(ids) - int((new | changed).sum()))

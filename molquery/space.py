@@ -16,6 +16,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +29,7 @@ from molquery.database import Database, list_to_matrix
 from molquery.errors import MismatchError, NotReadyError, SpaceError
 from molquery.files import sha256_file, write_bytes
 from molquery.schema import PROFILES, SLIDES
-from molquery.threads import streamed
-from molquery.vectors import Ints, Matrix, unit
+from molquery.vectors import Matrix, unit
 
 DEFAULT_SPACE = "default"
 FINAL = "final"
@@ -294,37 +294,22 @@ def space_directory(database: Database, name: str, space_id: str) -> Path:
 
 def project_tables(database: Database, space: SharedSpace) -> None:
     """Store the shared vectors of every slide and profile, by the space's final model."""
+
+    def project(rows: pa.Table) -> Matrix:
+        return space.project_profiles(list_to_matrix(rows[PROFILES.vector]))
+
     column = schema.shared_column(space.space_id)
     with database.writing("project"):
-        database.set_vectors(SLIDES, column, project_slides(database, space))
-        database.set_vectors(PROFILES, column, project_profiles(database, space))
+        project_slides(database, space)
+        database.set_vectors(PROFILES, column, space.final.dim, [PROFILES.vector], project)
 
 
-def project_profiles(database: Database, space: SharedSpace) -> Matrix:
-    """Shared vectors (n_profiles, dim) of every profile, the same bits on any number of threads."""
-    out = np.empty((database.count(PROFILES), space.final.dim), np.float32)
-
-    def project(batch: tuple[Ints, pa.Table]) -> tuple[Ints, Matrix]:
-        positions, rows = batch
-        return positions, space.project_profiles(list_to_matrix(rows[PROFILES.vector]))
-
-    for positions, shared in streamed(project, database.batches(PROFILES, [PROFILES.vector])):
-        out[positions] = shared
-    return out
-
-
-def project_slides(database: Database, space: SharedSpace) -> Matrix:
-    """Shared vectors (n_slides, dim) of every slide; embeddings are read some at a time."""
-
-    def project(batch: tuple[Ints, pa.Table]) -> tuple[Ints, Matrix]:
-        positions, rows = batch
-        return positions, project_rows(rows, space)
-
-    out = np.empty((database.count(SLIDES), space.final.dim), np.float32)
-    columns = [schema.COHORT, schema.SITE, SLIDES.vector]
-    for positions, shared in streamed(project, database.batches(SLIDES, columns)):
-        out[positions] = shared
-    return out
+def project_slides(database: Database, space: SharedSpace) -> None:
+    """Store the shared vectors of every slide, the same bits on any number of threads."""
+    column = schema.shared_column(space.space_id)
+    reads = [schema.COHORT, schema.SITE, SLIDES.vector]
+    project = partial(project_rows, space=space)
+    database.set_vectors(SLIDES, column, space.final.dim, reads, project)
 
 
 def project_rows(rows: pa.Table, space: SharedSpace) -> Matrix:

@@ -42,8 +42,10 @@ def build(folder: Path) -> Database:
     columns = {g: values[:, j] for j, g in enumerate(GENES)}
     pq.write_table(pa.table({"id": [f"{i}-01" for i in IDS], **columns}), folder / "p.parquet")
     ingest_profiles(database, [folder / "p.parquet"], options=Options(), scale="fpkm")
-    shared = RNG.normal(size=(N, 3)).astype(np.float32)
-    database.set_vectors(SLIDES, "shared_abc", shared)
+    database.set_vectors(
+        SLIDES, "shared_abc", 3, [SLIDES.key],
+        lambda rows: RNG.normal(size=(len(rows), 3)).astype(np.float32),
+    )  # fmt: skip
     return database
 
 

@@ -228,6 +228,104 @@ def test_metadata_leave_the_vectors_version_alone(database: Database) -> None:
     assert database.vectors_version(SLIDES) == database.manifest()["version"] > before
 
 
+# Vector columns that are computed from the rows ---------------------------------------------------
+
+
+def turned(table: pa.Table) -> Matrix:
+    """Two values that tell a vector from every other, and would tell a wrong row."""
+    return list_to_matrix(table[SLIDES.vector])[:, [2, 0]] * np.float32(2)
+
+
+@pytest.fixture(scope="module")
+def worn(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Slides in several files of several batches, some deleted, some moved by an update."""
+    database = Database.create(tmp_path_factory.mktemp("worn") / "a.mq")
+    ids = np.random.default_rng(5).permutation([f"s{i:05}" for i in range(36_000)]).tolist()
+    v = vectors(len(ids))
+    counts(database, rows(ids[:20_000], v[:20_000]))
+    for some in (slice(20_000, 20_010), slice(20_010, 36_000)):
+        counts(database, rows(ids[some], v[some]))
+    assert database.delete_rows(SLIDES, "slide_id LIKE '%7' OR slide_id < 's00100'") > 3000
+    left = [i for i in range(len(ids)) if ids[i][-1] == "3"][::97]
+    assert counts(database, rows([ids[i] for i in left], v[left] + 1)) == (0, len(left), 0)
+    fragments = database.dataset(SLIDES).get_fragments()
+    assert sum(f.deletion_file() is not None for f in fragments) > 1
+    stored = database.dataset(SLIDES).to_table(columns=[SLIDES.key])[SLIDES.key].to_pylist()
+    assert stored != sorted(stored)
+    return database.path
+
+
+def whole(database: Database, column: str) -> dict[str, list[float] | None]:
+    table = database.read(SLIDES, [SLIDES.key, column])
+    return dict(zip(table[SLIDES.key].to_pylist(), table[column].to_pylist(), strict=True))
+
+
+def test_a_vector_column_is_of_the_rows_that_it_was_computed_from(
+    worn: Path, tmp_path: Path
+) -> None:
+    database = Database.open(shutil.copytree(worn, tmp_path / "a.mq"))
+    held = whole(database, SLIDES.vector)
+    right = {key: [2 * v[2], 2 * v[0]] for key, v in held.items() if v is not None}
+    sizes: list[int] = []
+
+    def some(table: pa.Table) -> Matrix:
+        sizes.append(len(table))
+        return turned(table)
+
+    database.set_vectors(SLIDES, "shared_x", 2, [SLIDES.vector], some, told={"by": "hand"})
+    assert len(sizes) > 3
+    assert sum(sizes) == len(held) == len(right)
+    assert whole(database, "shared_x") == right
+    assert database.dataset(SLIDES).schema.field("shared_x").metadata == {b"by": b"hand"}
+
+    def fewer(table: pa.Table) -> Matrix:  # of another width, and not of every slide
+        first = list_to_matrix(table[SLIDES.vector])[:, :1]
+        return np.where(first > 0, first, np.nan)
+
+    database.set_vectors(SLIDES, "shared_x", 1, [SLIDES.vector], fewer)
+    right = {key: v[:1] for key, v in held.items() if v is not None and v[0] > 0}
+    there = {key: v for key, v in whole(database, "shared_x").items() if v is not None}
+    assert there == right
+    assert whole(database, SLIDES.vector) == held
+    assert doctor.examine(database.path).healthy
+
+
+@pytest.mark.parametrize("error", [MismatchError("no such cohort"), KeyboardInterrupt()])
+@pytest.mark.parametrize("column", ["shared_x", "shared_new"])
+def test_vectors_that_fail_half_way_leave_the_database_as_it_was(
+    worn: Path, tmp_path: Path, error: BaseException, column: str
+) -> None:
+    database = Database.open(shutil.copytree(worn, tmp_path / "a.mq"))
+    database.set_vectors(SLIDES, "shared_x", 2, [SLIDES.vector], turned)
+    held, state = whole(database, "shared_x"), database.manifest()
+    done: list[int] = []
+
+    def failing(table: pa.Table) -> Matrix:
+        done.append(len(table))
+        if len(done) == 3:
+            raise error
+        return turned(table) + 1
+
+    with pytest.raises(type(error)) as raised:
+        database.set_vectors(SLIDES, column, 2, [SLIDES.vector], failing)
+    assert raised.value is error
+    assert database.manifest() == state
+    assert whole(database, "shared_x") == held
+    database.set_vectors(SLIDES, column, 2, [SLIDES.vector], turned)
+    assert whole(database, column) == held
+    assert not database.sweep()
+
+
+def test_vectors_of_another_number_than_the_rows_are_refused(database: Database) -> None:
+    counts(database, rows(["s1", "s2", "s3"], vectors(3)))
+    for change in (lambda v: v[1:], lambda v: np.vstack([v, v])):
+        with pytest.raises(DatabaseError, match="cannot be written: nothing has changed"):
+            database.set_vectors(
+                SLIDES, "shared_x", 2, [SLIDES.vector], lambda t, c=change: c(turned(t))
+            )
+        assert "shared_x" not in database.dataset(SLIDES).schema.names
+
+
 @pytest.mark.parametrize("then", ["nothing", "metadata", "shared vectors"])
 def test_killed_between_table_and_manifest_is_the_state_before(
     database: Database, then: str
@@ -240,7 +338,7 @@ def test_killed_between_table_and_manifest_is_the_state_before(
     if then == "metadata":
         database.set_columns(SLIDES, SLIDES.key, pa.table({SLIDES.key: ["s1"], "age": [1]}))
     if then == "shared vectors":
-        database.set_vectors(SLIDES, "shared_x", vectors(2))
+        database.set_vectors(SLIDES, "shared_x", 2, [SLIDES.vector], turned)
     assert database.read(SLIDES, [SLIDES.key])[SLIDES.key].to_pylist() == ["s1", "s2"]
     np.testing.assert_array_equal(database.matrix(SLIDES, SLIDES.vector), vectors(2))
     assert database.vectors_version(SLIDES) == derived

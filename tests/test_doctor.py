@@ -177,7 +177,13 @@ def test_rows_without_shared_vectors(aligned_copy: Path, aligned: Path) -> None:
     column = schema.shared_column(database.manifest()["spaces"]["default"]["space_id"])
     vectors = database.matrix(SLIDES, column)
     vectors[3:5] = np.nan
-    database.set_vectors(SLIDES, column, vectors)
+    keys = database.read(SLIDES, [SLIDES.key])[SLIDES.key].to_pylist()
+    of = dict(zip(keys, vectors, strict=True))
+    reads = [SLIDES.key]
+    database.set_vectors(
+        SLIDES, column, vectors.shape[1], reads,
+        lambda rows: np.array([of[key] for key in rows[SLIDES.key].to_pylist()]),
+    )  # fmt: skip
     found = bad(doctor.examine(aligned_copy))["shared vectors"]
     assert found.what == "2 slides have none in the space"
     assert doctor.repair(aligned_copy).healthy

@@ -30,7 +30,8 @@ import pyarrow as pa
 from molquery import __version__, schema
 from molquery.database import leftovers, lock, manifest, tables
 from molquery.database.appender import Appender
-from molquery.database.arrays import cast_like, facts_of, list_to_matrix, matrix_to_list
+from molquery.database.arrays import cast_like, facts_of, list_to_matrix
+from molquery.database.columns import add_column
 from molquery.database.content import same_metadata, same_vector
 from molquery.database.manifest import Manifest
 from molquery.database.mapped import SUMS, Checked, arrow_columns, block_sums
@@ -39,6 +40,7 @@ from molquery.files import is_uri, put_in_place, sha256_file, temporary_file, wr
 from molquery.filters import check_filter
 from molquery.schema import TableSpec
 from molquery.texts import coded
+from molquery.threads import streamed
 from molquery.vectors import Ints, Matrix
 
 if TYPE_CHECKING:
@@ -726,24 +728,32 @@ class Database:
         self,
         spec: TableSpec,
         column: str,
-        vectors: Matrix,
+        dim: int,
+        reads: Sequence[str],
+        vectors: Callable[[pa.Table], Matrix],
         *,
         told: Mapping[str, str] | None = None,
     ) -> None:
-        """Store `vectors` (n, d), rows in key order, as a vector column of a table.
+        """Make a vector column anew, of all rows; they are read and written some at a time.
 
-        `told` becomes the metadata of a new column. To be called in the `writing` block in which
-        the rows were read.
+        `vectors` gives the vectors (n, dim) float32 of n rows with the columns `reads`, in their
+        order; it is called on several threads. A column of that name is replaced, and cannot be
+        among `reads`. `told` becomes the metadata of the column.
         """
         with self.writing("set vectors"):
-            dataset = self._head(spec)
-            field = pa.field(column, pa.list_(pa.float32(), vectors.shape[1]), metadata=told)
-            values = self.read(spec, [spec.key]).append_column(field, matrix_to_list(vectors))
-            if column in dataset.schema.names:
-                dataset.merge_insert(spec.key).when_matched_update_all().execute(values)
-            else:
-                dataset.merge(values, spec.key)
+            if column in self.dataset(spec).schema.names:
+                self._drop(spec, [column])
+            field = pa.field(column, pa.list_(pa.float32(), dim), metadata=told)
+            add_column(self._head(spec), field, streamed(vectors, self._stored(spec, reads)))
             self._record(spec, vectors_changed=False)
+
+    def _stored(self, spec: TableSpec, columns: Sequence[str]) -> Iterator[pa.Table]:
+        """Columns of every row in the order of storage, some rows at a time."""
+        dataset, entry = self._open(spec)
+        with self._reading(spec):
+            tables.check_columns(self.path, spec, dataset, entry, self._checks, columns)
+            for _, rows in tables.scan(dataset, columns, BATCH):
+                yield rows
 
     def drop_shared(self, keep: str) -> None:
         """Drop the shared-vector columns of superseded spaces, without reading them."""
@@ -754,8 +764,12 @@ class Database:
                 names = self.dataset(spec).schema.names
                 stale = [c for c in names if c.startswith(schema.SHARED_PREFIX) and c != keep]
                 if stale:
-                    self._head(spec, unread=stale).drop_columns(stale)
-                    self._record(spec, vectors_changed=False)
+                    self._drop(spec, stale)
+
+    def _drop(self, spec: TableSpec, columns: Sequence[str]) -> None:
+        """Drop columns of shared vectors and the like, without reading them."""
+        self._head(spec, unread=columns).drop_columns(list(columns))
+        self._record(spec, vectors_changed=False)
 
     def drop_space(self) -> None:
         """Remove the spaces, and everything that was made with them."""

@@ -176,7 +176,10 @@ def _fragment_files(fragment: Any) -> list[tuple[str, set[int] | None]]:
 def scan(dataset: Any, columns: Sequence[str], size: int) -> Iterator[tuple[Ints, pa.Table]]:
     """Every row in the order of storage, `size` at a time: positions and columns."""
     start, held = 0, []
-    for batch in dataset.scanner(columns=list(columns), batch_size=size).to_batches():
+    # One fragment ahead is as fast as several, and is less to hold. A limit on the bytes that are
+    # read ahead is not set: Lance can wait for ever where a batch has more.
+    scanner = dataset.scanner(columns=list(columns), batch_size=size, fragment_readahead=1)
+    for batch in scanner.to_batches():
         held.append(batch)
         while sum(len(part) for part in held) >= size:
             table = pa.Table.from_batches(held)
