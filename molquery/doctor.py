@@ -405,7 +405,9 @@ def _space(database: Database, sound: Sequence[TableSpec]) -> Iterator[Finding]:
     for spec in sound:
         without = database.count(spec)
         if column in database.dataset(spec).schema.names:
-            without = int(np.isnan(database.matrix(spec, column)).any(axis=1).sum())
+            batches = database.batches(spec, [column])
+            shared = (list_to_matrix(rows[column]) for _, rows in batches)
+            without = sum(int(np.isnan(vectors).any(axis=1).sum()) for vectors in shared)
         if without:
             what = f"{without} {spec.name} have none in the space"
             yield _error("shared vectors", what, f"{_REPAIR} projects them", mends=True)

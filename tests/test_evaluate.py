@@ -28,7 +28,7 @@ from molquery.evaluate.resample import Estimate
 from molquery.export import to_json
 from molquery.genesets import collections
 from molquery.ingest import ingest_metadata, ingest_profiles, ingest_slides
-from molquery.predict import cases, read_rows
+from molquery.predict import cases, read_paired
 from molquery.query import refit, tasks
 from molquery.query.baselines import Gallery
 from molquery.query.engine import Engine
@@ -144,7 +144,7 @@ def document(found):
 
 def test_retrieval_is_that_of_a_brute_force_ranking(snapshot, found):
     space = need_space(snapshot.database)
-    slides, profiles = read_rows(snapshot.database, space)
+    _, slides, profiles = read_paired(snapshot.database, space)
     hits, queries, folds = [], [], []
     for case in cases(space, "patient", slides, profiles):
         if case.fold < 0:
@@ -659,4 +659,4 @@ def test_models_that_are_not_told_cohorts_are_not_told_their_sites(snapshot, mon
         assert not np.isin(side.cohorts, names).any()
         assert set(side.sites[merged].tolist()) == {""}
         assert "" not in set(side.sites[~merged].tolist())
-    assert len(operator.rows) == len(snapshot.slide_ids)
+    np.testing.assert_array_equal(operator.rows, np.unique(snapshot.pairs.slide))

@@ -217,7 +217,8 @@ def contrast(
     shown = engine.predict(every if task.column != COHORT else scores)
     if task.column == COHORT:
         blind = refit.told_no_cohort(engine, (task.high, task.low))
-        predicted = blind.apply(every)
+        predicted = np.full((len(values), every.shape[1]), np.nan)
+        predicted[blind.rows] = blind.apply(every)
         told = _group_auc(engine, shown[:, 0], values == task.high, chosen, resamples, seed)[0]
         notes.append(
             "slides of the two groups were processed apart, so part of any difference may be how "
