@@ -546,9 +546,9 @@ def _coverage(
             )
         )  # fmt: skip
 
-    errors = np.abs(truth - engine.predict(scored.scores)[slide])
+    errors = np.abs(truth - engine.operator.apply(scored.scores, slide))
     # As in `Engine.intervals`: errors in units of the spread among a slide's neighbours.
-    spread = np.stack([engine.spread(column) for column in scored.scores.T], axis=1)[slide]
+    spread = np.stack([engine.spread(column, slide) for column in scored.scores.T], axis=1)
     half = np.full(errors.shape, np.nan)
     for f in np.unique(fold):
         others, mine = fold != f, fold == f
