@@ -167,7 +167,8 @@ class Operator:
 
         def alone(start: int) -> None:
             some = lone[start : start + _ROUGH_BLOCK]
-            out[some] = self._rows(at[some]) @ values
+            into = np.zeros((len(some), self.n_reference), np.float32)
+            out[some] = self._rows(at[some], into) @ values
 
         def together(start: int) -> None:
             some = slice(start, start + _ROUGH_BLOCK)
@@ -209,11 +210,17 @@ class Operator:
     @cached_property
     def dense(self) -> Matrix:
         """The whole operator as one matrix (n_rows, n_reference), for archives where it fits."""
-        return self._rows(np.arange(len(self.weights)))
+        out = np.zeros((len(self.weights), self.n_reference), np.float32)
 
-    def _rows(self, rows: Ints) -> Matrix:
-        """Some of its rows (n, n_reference)."""
-        out = np.zeros((len(rows), self.n_reference), np.float32)
+        def block(start: int) -> None:
+            some = out[start : start + _ROUGH_BLOCK]
+            self._rows(np.arange(start, start + len(some)), some)
+
+        parallel(block, range(0, len(out), _ROUGH_BLOCK))
+        return out
+
+    def _rows(self, rows: Ints, out: Matrix) -> Matrix:
+        """Some of its rows (n, n_reference), put into `out`, which is zero."""
         neighbours, share = self.neighbours[rows], self.soft_share[rows, None]
         weights, group = self.weights[rows], self.group[rows]
         at, slots = np.nonzero(weights)

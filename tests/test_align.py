@@ -22,7 +22,7 @@ from molquery.align import infonce, train
 from molquery.align.cca import CCA, fit_cca
 from molquery.align.infonce import InfoNCE, _head, _mlp, fit_infonce
 from molquery.align.inputs import fit_slide_input
-from molquery.align.pairs import Pairs, Side, load_pairs
+from molquery.align.pairs import Pairs, Places, Side, load_pairs
 from molquery.align.train import AlignSettings, align, fit_model
 from molquery.database import Database
 from molquery.encoders import EMBEDDING_KIND, FEATURES_KIND
@@ -45,6 +45,7 @@ from molquery.space import (
     normal_scores,
     run_head,
 )
+from molquery.texts import Groups
 from molquery.vectors import Strings, same_key, unit
 
 
@@ -267,11 +268,57 @@ def test_site_offsets_are_shrunk_means_of_training_slides_of_the_site(pairs: Pai
         np.testing.assert_allclose(offset, shrunk, atol=1e-5)
 
 
+def test_of_many_slides_without_rna_evenly_spaced_ones_are_read(
+    ingested_copy: Path, archive: synth.Archive, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of a cohort and of a site that have no training pair stand for all of it."""
+    database = Database.open(ingested_copy)
+    rng = np.random.default_rng(0)
+    values = rng.normal(2, 1, (900, archive.embeddings.shape[1])).astype(np.float32)
+    ids = [f"NEW{i:04d}" for i in range(900)]
+    place = np.array(["A", "B", "C"])[rng.choice(3, 900, p=[0.7, 0.29, 0.01])]
+    new = {"slide_id": ids, "features": values.tolist(), "cohort": ["NEW"] * 900,
+           "site": place.tolist()}  # fmt: skip
+    pq.write_table(pa.table(new), tmp_path / "s.parquet")
+    ingest_slides(database, [tmp_path / "s.parquet"], options=Options(), encoder="toy-encoder")
+
+    monkeypatch.setattr("molquery.align.pairs.COHORT_SLIDES", 100)
+    monkeypatch.setattr("molquery.align.pairs.SITE_SLIDES", 20)
+    found = load_pairs(database, pair_on="patient_id", split_on="patient_id")
+    cohort = np.arange(900)[::9]
+    sites = {s: np.flatnonzero(place == s) for s in "ABC"}
+    spaced = {s: rows[:: -(-len(rows) // 20)] for s, rows in sites.items()}
+    read = sorted({*cohort.tolist(), *np.concatenate(list(spaced.values())).tolist()})
+    assert [i for i in found.slides.ids.tolist() if i.startswith("NEW")] == [ids[i] for i in read]
+
+    transform = fit_slide_input(found, np.ones(len(found), dtype=bool), EMBEDDING_KIND)
+    standard = transform.standardise(values).astype(float)
+    middle = transform.offsets[transform.cohorts.index("NEW")]
+    np.testing.assert_allclose(middle, standard[cohort].mean(axis=0), atol=1e-5)
+    for site, rows in sites.items():
+        n, mean = len(rows), standard[spaced[site]].mean(axis=0)
+        offset = transform.site_offsets[transform.sites.index(("NEW", site))]
+        np.testing.assert_allclose(offset, (n * mean + 5 * middle) / (n + 5), atol=1e-5)
+
+    monkeypatch.undo()
+    everything = load_pairs(database, pair_on="patient_id", split_on="patient_id")
+    assert len(everything.slides.ids) > len(found.slides.ids) + 600
+    own, others = (pairs.slides.ids[pairs.slide] for pairs in (found, everything))
+    np.testing.assert_array_equal(own, others)
+    np.testing.assert_array_equal(found.profile, everything.profile)
+
+
+def at_sites(pairs: Pairs, sites: Strings) -> Pairs:
+    """The same pairs, with other sites of the slides."""
+    places = Places.of(Groups.of(pairs.slides.cohorts), Groups.of(sites))
+    return replace(pairs, slides=replace(pairs.slides, sites=sites), places=places)
+
+
 def test_without_two_sites_in_a_cohort_there_is_no_block_of_sites(pairs: Pairs) -> None:
     train = np.ones(len(pairs), dtype=bool)
     with_sites = fit_slide_input(pairs, train, EMBEDDING_KIND)
     for sites in (np.full(len(pairs.slides.sites), ""), pairs.slides.cohorts):
-        alone = replace(pairs, slides=replace(pairs.slides, sites=sites))
+        alone = at_sites(pairs, sites)
         transform = fit_slide_input(alone, train, EMBEDDING_KIND)
         assert transform.sites == ()
         some = pairs.slides.vectors[:4]
@@ -297,7 +344,7 @@ def test_scanners_that_differ_between_sites_cost_little_where_sites_are_known() 
     held = set(names[::4].tolist())
 
     def within(sites: Strings) -> float:
-        pairs = Pairs(replace(slides, sites=sites), profiles, slide, profile, "patient_id")
+        pairs = at_sites(Pairs(slides, profiles, slide, profile, "patient_id", Places()), sites)
         model = fit_model(pairs, held, EMBEDDING_KIND, "cca", 0)
         test = np.flatnonzero(np.isin(slides.groups, sorted(held)))
         known = np.flatnonzero(~np.isin(profiles.groups, sorted(held)))

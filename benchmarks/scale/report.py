@@ -206,7 +206,7 @@ def targets(found: list[Row], archive: str, statistic: str = "median_ms") -> lis
     add("ingest, share of a raw write", look.line("ingest", "share"), 0.6, "", True)
     peak_gb = next((r["peak_mb"] / 1024 for r in look.all("ingest", "molquery")), None)
     add("  peak memory", peak_gb, 1.5, "GB", False)
-    for r in (r for r in look.all("start") if not r["method"].startswith("one query")):
+    for r in (r for r in look.all("start") if not r["method"].startswith(("one query", "once"))):
         limit = 150 if "Python" in r["method"] else 500
         add(r["method"], r["median_ms"], limit, "ms", False)
     return [t for t in out if t[2] != "not measured"]

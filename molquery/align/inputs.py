@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from molquery.align.pairs import Pairs, Side
+from molquery.align.pairs import SITE_SLIDES, Pairs
 from molquery.encoders import FEATURES_KIND
 from molquery.space import ProfileInput, SlideInput, normal_scores
 from molquery.vectors import Bools, Ints, Matrix
@@ -15,14 +15,13 @@ _KNOTS = 101  # quantiles kept of each feature: percentiles, fine enough for nor
 _TINY = 1e-6  # a feature or gene that varies less than this is constant
 #: Slides of a site at which its mean lies midway between that of its slides and of its cohort.
 _SHRINK = 5.0
-_SITE_SLIDES = 200  # of a site whose mean is taken, at most: the mean of more is hardly another
 
 
 def fit_slide_input(pairs: Pairs, train: Bools, kind: str) -> SlideInput:
     """The slide transform from the slides of the training pairs (`train`: (n_pairs,) mask).
 
-    The mean of a cohort, or of a site, without a training pair is taken over all its slides: it
-    needs no RNA.
+    The mean of a cohort, or of a site, without a training pair is taken over all its slides, or
+    evenly spaced ones of many (`Pairs.places`): it needs no RNA.
     """
     rows = np.unique(pairs.slide[train])
     vectors = pairs.slides.vectors
@@ -37,20 +36,20 @@ def fit_slide_input(pairs: Pairs, train: Bools, kind: str) -> SlideInput:
     partial = SlideInput(knots, mean, scale, (), none, (), none)
     names, offsets = [], []
     seen = pairs.slides.cohorts[rows]
-    for cohort in sorted(set(pairs.slides.cohorts) - {""}):
+    for cohort in sorted(pairs.places.cohorts):
         members = rows[seen == cohort]
         if len(members) == 0:
-            members = np.flatnonzero(pairs.slides.cohorts == cohort)
-        names.append(str(cohort))
+            members = pairs.places.cohorts[cohort]
+        names.append(cohort)
         offsets.append(partial.standardise(vectors[members]).mean(axis=0))
     stacked = np.array(offsets, dtype=np.float32).reshape(len(names), vectors.shape[1])
     partial = replace(partial, cohorts=tuple(names), offsets=stacked)
-    sites, middles = _site_offsets(pairs.slides, rows, partial)
+    sites, middles = _site_offsets(pairs, rows, partial)
     return replace(partial, sites=sites, site_offsets=middles)
 
 
 def _site_offsets(
-    slides: Side, trained: Ints, known: SlideInput
+    pairs: Pairs, trained: Ints, known: SlideInput
 ) -> tuple[tuple[tuple[str, str], ...], Matrix]:
     """(cohort, site) of every site, and (n_sites, d) the offsets of their slides:
 
@@ -58,20 +57,18 @@ def _site_offsets(
 
     Nothing where no cohort has slides of two sites: a site that is all of its cohort tells no more.
     """
-    members: dict[tuple[str, str], list[int]] = {}
-    of_slide = list(zip(slides.cohorts.tolist(), slides.sites.tolist(), strict=True))
-    for rows in (trained.tolist(), range(len(of_slide))):
-        seen = set(members)
-        for row in rows:
-            if of_slide[row][1] and of_slide[row] not in seen:
-                members.setdefault(of_slide[row], []).append(row)
-    places = tuple(sorted(members))
+    slides, places = pairs.slides, tuple(sorted(pairs.places.sites))
     if len({cohort for cohort, _ in places}) == len(places):
         return (), np.zeros((0, slides.vectors.shape[1]), np.float32)
+    members: dict[tuple[str, str], list[int]] = {}
+    texts = (values[trained].tolist() for values in (slides.cohorts, slides.sites))
+    for row, cohort, site in zip(trained.tolist(), *texts, strict=True):
+        members.setdefault((cohort, site), []).append(row)
     offsets = known.cohort_means([cohort for cohort, _ in places])
     for offset, place in zip(offsets, places, strict=True):
-        n = len(members[place])
-        some = members[place][:: -(-n // _SITE_SLIDES)]
+        n, some = pairs.places.sites[place]
+        if mine := members.get(place):
+            n, some = len(mine), np.array(mine[:: -(-len(mine) // SITE_SLIDES)])
         mean = known.standardise(slides.vectors[some]).mean(axis=0)
         offset += n / (n + _SHRINK) * (mean - offset)
     return places, offsets

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Collection
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
 
 import numpy as np
+import pyarrow as pa
 
 from molquery import schema
 from molquery.barcodes import is_normal, pair_keys
@@ -14,15 +15,18 @@ from molquery.database import Database, list_to_matrix
 from molquery.errors import ColumnError, InputError, SpaceError, some
 from molquery.schema import PROFILES, SLIDES, TableSpec
 from molquery.space import Model
+from molquery.texts import Groups, Texts
 from molquery.vectors import Bools, Ints, Matrix, Strings, as_text, same_key
 
 #: Fewer pairs than this teach nothing that could be told from noise.
 MIN_PAIRS = 30
+#: Slides whose mean is that of a cohort, or of a site, at most: the mean of more is hardly another.
+COHORT_SLIDES, SITE_SLIDES = 2_000, 200
 
 
 @dataclass(frozen=True, slots=True)
 class Side:
-    """The rows of one table, in key order. Missing text is the empty string."""
+    """Rows of one table, in key order. Missing text is the empty string."""
 
     ids: Strings
     vectors: Matrix
@@ -38,12 +42,58 @@ class Side:
 
 
 @dataclass(frozen=True, slots=True)
+class Places:
+    """Slides that stand for all of a cohort or of a site, evenly spaced ones of many.
+
+    Attributes:
+        cohorts: cohort -> positions of its slides.
+        sites: (cohort, site) -> how many slides it has, and positions of some of them.
+    """
+
+    cohorts: Mapping[str, Ints] = field(default_factory=dict)
+    sites: Mapping[tuple[str, str], tuple[int, Ints]] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, cohort: Groups, site: Groups) -> Places:
+        """From the cohort and the site of every slide (n_slides,)."""
+        names, sites = cohort.names.tolist(), site.names.tolist()
+        by_cohort = _members(np.asarray(cohort.code))
+        both = _members(cohort.code.astype(np.int64) * len(sites) + site.code)
+        return cls(
+            {names[c]: _spaced(rows, COHORT_SLIDES) for c, rows in by_cohort if names[c]},
+            {
+                (names[b // len(sites)], sites[b % len(sites)]): (
+                    len(rows),
+                    _spaced(rows, SITE_SLIDES),
+                )
+                for b, rows in both
+                if sites[b % len(sites)]
+            },
+        )
+
+    def rows(self) -> list[Ints]:
+        """The positions of all of them."""
+        return [*self.cohorts.values(), *(rows for _, rows in self.sites.values())]
+
+    def among(self, rows: Ints) -> Places:
+        """The same slides by their positions among ascending rows that hold them."""
+        return Places(
+            {c: np.searchsorted(rows, at) for c, at in self.cohorts.items()},
+            {p: (n, np.searchsorted(rows, at)) for p, (n, at) in self.sites.items()},
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class Pairs:
-    """Slides, profiles and the pairs between them.
+    """Profiles, the slides that an alignment uses, and the pairs between them.
+
+    Those are the slides with a profile and, of every cohort and site, some others: so that a few
+    thousand are in memory, however many the archive holds.
 
     Attributes:
         slide, profile: (n_pairs,) positions in `slides` and `profiles`.
         split_on: the column that keeps rows together in a split (`patient_id`).
+        places: slides of every cohort and site, with RNA or without.
         left_out: groups whose RNA must not be used; none of the pairs is theirs.
     """
 
@@ -52,6 +102,7 @@ class Pairs:
     slide: Ints
     profile: Ints
     split_on: str
+    places: Places
     left_out: frozenset[str] = frozenset()
 
     def __len__(self) -> int:
@@ -103,7 +154,7 @@ class Pairs:
 
 
 def load_pairs(database: Database, *, pair_on: str, split_on: str) -> Pairs:
-    """Every slide and profile with the pairs that share a value of `pair_on`.
+    """Every profile, and the slides with one, as pairs that share a value of `pair_on`.
 
     A slide with several profiles of its patient makes several pairs, and the other way round.
     Normal tissue, by TCGA barcode, is paired with normal tissue only.
@@ -112,14 +163,14 @@ def load_pairs(database: Database, *, pair_on: str, split_on: str) -> Pairs:
         SpaceError: nothing is shared between slides and profiles, or too few pairs.
         ColumnError: a table lacks one of the columns.
     """
-    slides = _side(database, SLIDES, pair_on, split_on)
+    table = _texts(database, SLIDES, pair_on, split_on)
+    keys = _pair_keys(table, SLIDES, pair_on)
     profiles = _side(database, PROFILES, pair_on, split_on)
-    slide, profile = same_key(slides.pair_keys, profiles.pair_keys)
+    slide, profile = same_key(keys, profiles.pair_keys)
     if len(slide) == 0:
         raise SpaceError(
             f"no slide and profile share a {pair_on}",
-            found=f"slides have {some(slides.pair_keys[:3])}; "
-            f"profiles have {some(profiles.pair_keys[:3])}",
+            found=f"slides have {some(keys[:3])}; profiles have {some(profiles.pair_keys[:3])}",
             hint="molquery ingest metadata to give both the same patient ids, or "
             "align --pair-on another column that both tables hold",
         )
@@ -130,7 +181,12 @@ def load_pairs(database: Database, *, pair_on: str, split_on: str) -> Pairs:
             hint="add profiles of patients whose slides are here; with fewer pairs only "
             "slide-to-slide similarity means anything",
         )
-    return Pairs(slides, profiles, slide, profile, split_on)
+    places = Places.of(*(Texts(table[c]).groups for c in (schema.COHORT, schema.SITE)))
+    rows = np.unique(np.concatenate([slide, *places.rows()]))
+    slides = _side(database, SLIDES, pair_on, split_on, table, rows)
+    return Pairs(
+        slides, profiles, np.searchsorted(rows, slide), profile, split_on, places.among(rows)
+    )
 
 
 def groups_where(database: Database, pairs: Pairs, rule: str) -> frozenset[str]:
@@ -155,10 +211,11 @@ def groups_where(database: Database, pairs: Pairs, rule: str) -> frozenset[str]:
         )
     groups: set[str] = set()
     values: set[str] = set()
-    for spec, side in ((SLIDES, pairs.slides), (PROFILES, pairs.profiles)):
+    for spec in (SLIDES, PROFILES):
         if column in held[spec]:
-            text = as_text(database.read(spec, [column])[column])
-            groups |= set(side.groups[text == value].tolist())
+            table = database.read(spec, [column, pairs.split_on])
+            text, owners = as_text(table[column]), as_text(table[pairs.split_on])
+            groups |= set(owners[text == value].tolist())
             values |= set(text.tolist()) - {""}
     if value not in values:
         near = difflib.get_close_matches(value, sorted(values), n=1)
@@ -211,20 +268,50 @@ def constant_columns(pairs: Pairs) -> list[str]:
     return notes
 
 
-def _side(database: Database, spec: TableSpec, pair_on: str, split_on: str) -> Side:
-    wanted = [spec.key, spec.vector, pair_on, split_on, schema.COHORT, schema.SITE]
+def _texts(database: Database, spec: TableSpec, pair_on: str, split_on: str) -> pa.Table:
+    """What an alignment reads of a table beside its vectors."""
     held = database.metadata_columns(spec)
     for column in (pair_on, split_on):
         if column not in held:
             raise ColumnError(f"{spec.name} have no column {column}", found=some(held, 20))
-    table = database.read(spec, list(dict.fromkeys(wanted)))
+    wanted = [spec.key, pair_on, split_on, schema.COHORT, schema.SITE]
+    return database.read(spec, list(dict.fromkeys(wanted)))
 
-    ids = as_text(table[spec.key])
+
+def _pair_keys(table: pa.Table, spec: TableSpec, pair_on: str) -> Strings:
+    ids, named = (as_text(table[c]).tolist() for c in (spec.key, pair_on))
+    return np.array(pair_keys(ids, named), dtype=str)
+
+
+def _side(
+    database: Database, spec: TableSpec, pair_on: str, split_on: str,
+    table: pa.Table | None = None, rows: Ints | None = None,
+) -> Side:  # fmt: skip
+    """The rows of a table, or some ascending ones of those whose `_texts` are there."""
+    if rows is None:
+        table = _texts(database, spec, pair_on, split_on)
+        vectors = list_to_matrix(database.read(spec, [spec.vector])[spec.vector])
+    else:
+        assert table is not None
+        table = table.take(pa.array(rows))
+        vectors = list_to_matrix(database.take(spec, [spec.vector], rows)[spec.vector])
     return Side(
-        ids=ids,
-        vectors=list_to_matrix(table[spec.vector]),
-        pair_keys=np.array(pair_keys(ids.tolist(), as_text(table[pair_on]).tolist()), dtype=str),
+        ids=as_text(table[spec.key]),
+        vectors=vectors,
+        pair_keys=_pair_keys(table, spec, pair_on),
         groups=as_text(table[split_on]),
         cohorts=as_text(table[schema.COHORT]),
         sites=as_text(table[schema.SITE]),
     )
+
+
+def _members(codes: Ints) -> list[tuple[int, Ints]]:
+    """(code, ascending positions (n,) of the rows that have it), of every code (n_rows,)."""
+    order = np.argsort(codes, kind="stable")
+    present, count = np.unique(codes, return_counts=True)
+    return list(zip(present.tolist(), np.split(order, np.cumsum(count)[:-1]), strict=True))
+
+
+def _spaced(rows: Ints, most: int) -> Ints:
+    """Evenly spaced ones of the rows, so many at most."""
+    return rows[:: -(-len(rows) // most)]

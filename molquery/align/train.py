@@ -236,6 +236,9 @@ def _state(pairs: Pairs, kind: str, seed: int, device: str) -> str:
         digest.update(np.ascontiguousarray(side.vectors).data)
         for text in (side.ids, side.pair_keys, side.groups, side.cohorts, side.sites):
             digest.update("\n".join(text.tolist()).encode())
+    digest.update(
+        repr([(place, n) for place, (n, _) in sorted(pairs.places.sites.items())]).encode()
+    )
     for rows in (pairs.slide, pairs.profile, pairs.unused):
         digest.update(np.ascontiguousarray(rows).data)
     return digest.hexdigest()
