@@ -170,7 +170,7 @@ def farness(engine: Engine) -> Float:
 def unseen_cohorts(engine: Engine, scores: Float) -> None:
     """One cohort without RNA: bounds from leaving out the others in turn, coverage in it."""
     space = need_space(engine.database)
-    slides, profiles = predict.read_rows(engine.database, space)
+    _, slides, profiles = predict.read_paired(engine.database, space, np.arange(engine.n_slides))
     slide, profile = engine.pairs.slide, engine.pairs.profile
     cohorts, patients = engine.cohorts[slide], engine.groups[slide]
     measured = scores[profile]
@@ -225,7 +225,7 @@ def domain(engine: Engine) -> None:
 def strangers(engine: Engine) -> None:
     """Flagged among slides without RNA that were altered, and of cohorts that are not known."""
     space = need_space(engine.database)
-    slides, profiles = predict.read_rows(engine.database, space)
+    _, slides, profiles = predict.read_paired(engine.database, space, np.arange(engine.n_slides))
     seen = np.unique(engine.cohorts[engine.held_out])
     target = np.flatnonzero(~engine.held_out & np.isin(engine.cohorts, seen))
     rows = []

@@ -26,6 +26,7 @@ from molquery.query.indexes import build_indexes
 from molquery.recipes import load_recipe
 from molquery.schema import PROFILES, SLIDES, TableSpec
 from molquery.space import DEFAULT_SPACE, need_space, project_tables, space_facts
+from molquery.vectors import Bools
 
 Progress = Callable[[str, int, int], None]
 State = Mapping[str, Any]
@@ -363,9 +364,9 @@ def _only_shared(database: Database, state: State, lost: Mapping[str, str]) -> s
 
 
 def _rows(database: Database, spec: TableSpec) -> Iterator[Finding]:
-    table = database.read(spec, [spec.key, spec.vector])
+    table = database.read(spec, [spec.key])
     twice = [key for key, n in Counter(table[spec.key].to_pylist()).items() if n > 1]
-    empty = int(np.isnan(list_to_matrix(table[spec.vector])).all(axis=1).sum())
+    empty = sum(int(gone.all(axis=1).sum()) for gone in _missing(database, spec, spec.vector))
     if twice:
         remedy = f"molquery delete {spec.name} --where …, then ingest them again"
         yield _error(spec.name, f"{len(twice)} ids are there twice: {some(twice, 3)}", remedy)
@@ -379,6 +380,13 @@ def _rows(database: Database, spec: TableSpec) -> Iterator[Finding]:
     pieces = sum(f.startswith("data/") for f in database.manifest()["tables"][spec.name]["files"])
     if pieces > _MANY_PIECES:
         yield _note(spec.name, f"they are in {pieces} files, which is slow", "molquery compact")
+
+
+def _missing(database: Database, spec: TableSpec, column: str) -> Iterator[Bools]:
+    """(n, d) the missing values of vectors, some rows at a time, of all rows that are there."""
+    there = np.arange(database.dataset(spec).count_rows())  # not always as many as were written
+    for _, rows in database.batches(spec, [column], rows=there):
+        yield np.isnan(list_to_matrix(rows[column]))
 
 
 def _space(database: Database, sound: Sequence[TableSpec]) -> Iterator[Finding]:
@@ -405,7 +413,8 @@ def _space(database: Database, sound: Sequence[TableSpec]) -> Iterator[Finding]:
     for spec in sound:
         without = database.count(spec)
         if column in database.dataset(spec).schema.names:
-            without = int(np.isnan(database.matrix(spec, column)).any(axis=1).sum())
+            missing = _missing(database, spec, column)
+            without = sum(int(gone.any(axis=1).sum()) for gone in missing)
         if without:
             what = f"{without} {spec.name} have none in the space"
             yield _error("shared vectors", what, f"{_REPAIR} projects them", mends=True)

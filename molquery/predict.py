@@ -350,7 +350,7 @@ class Case:
         known: profiles that may enter: none of a held-out group, nor paired with its slides.
         trained: paired slides that it was fitted on. Pairs that came after `align` are in no fold,
             so they are not among them.
-        standard: (n_slides, d) all slides, standardised by the model.
+        standard: (n_slides, d) the slides that were given, standardised by the model.
     """
 
     fold: int
@@ -701,7 +701,7 @@ def ridge_terms(
     """The terms behind the second part of the formula for one slide, folds by patient.
 
     Args:
-        row: position of the slide.
+        slides: those with RNA and the one asked about, at least; row: its position among them.
         scores: (n_reference,) measured scores of a signature.
     """
     only = np.zeros(len(slides.vectors), dtype=bool)
@@ -717,17 +717,50 @@ def ridge_terms(
     return RidgeTerms(values, slopes, float(weights[-1]))
 
 
-def read_rows(database: Database, space: SharedSpace) -> tuple[Rows, Rows]:
-    """Slides and profiles of a database as prediction needs them."""
+def read_paired(
+    database: Database, space: SharedSpace, also: Ints | None = None
+) -> tuple[Ints, Rows, Rows]:
+    """The slides with RNA, which is all that models learn from, and every profile.
+
+    The vectors of no other slides are read, so it takes the memory of the pairs, however large the
+    archive is.
+
+    Args:
+        also: positions of more slides that are wanted.
+
+    Returns:
+        The positions of the slides in the archive (n,), ascending; the slides; the profiles.
+        Everything that is made of these slides counts them from 0 to n - 1.
+    """
+    columns = _columns(space)
+    profiles = _read_profiles(database, columns)
+    slides, _ = _read_texts(database, columns)
+    at = np.flatnonzero(has_rna(slides, profiles))
+    at = at if also is None else np.union1d(at, also)
+    return at, _with_vectors(database, slides, at), profiles
+
+
+def _columns(space: SharedSpace) -> tuple[str, str, str, str]:
+    """What tells pair key, split group, cohort and site of a row."""
     pair_on, split_on = space.facts["settings"]["pair_on"], space.facts["split_on"]
+    return pair_on, split_on, schema.COHORT, schema.SITE
 
-    columns = (pair_on, split_on, schema.COHORT, schema.SITE)
 
-    def rows(spec: TableSpec) -> Rows:
-        table = database.read(spec, _needed(spec, columns, spec.vector))
-        return _rows(spec, table, list_to_matrix(table[spec.vector]), columns)
+def _read_profiles(database: Database, columns: Sequence[str]) -> Rows:
+    table = database.read(PROFILES, _needed(PROFILES, columns, PROFILES.vector))
+    return _rows(PROFILES, table, list_to_matrix(table[PROFILES.vector]), columns)
 
-    return rows(SLIDES), rows(PROFILES)
+
+def _read_texts(database: Database, columns: Sequence[str], *more: str) -> tuple[Rows, pa.Table]:
+    """All slides without their vectors, and the table that they are of, with `more` columns."""
+    table = database.read(SLIDES, _needed(SLIDES, columns, *more))
+    return _rows(SLIDES, table, np.empty((len(table), 0), np.float32), columns), table
+
+
+def _with_vectors(database: Database, slides: Rows, at: Ints) -> Rows:
+    """The slides at some ascending positions, with their vectors."""
+    vectors = list_to_matrix(database.take(SLIDES, [SLIDES.vector], at)[SLIDES.vector])
+    return replace(slides.some(at), vectors=vectors)
 
 
 @dataclass(frozen=True)
@@ -811,15 +844,11 @@ def _needed(spec: TableSpec, columns: Sequence[str], *more: str) -> list[str]:
 
 def fit(database: Database, space: SharedSpace) -> Fitted:
     """Fit what predicts the slides of a database. Reads the vectors of slides with RNA alone."""
-    pair_on, split_on = space.facts["settings"]["pair_on"], space.facts["split_on"]
-    own = (pair_on, split_on, schema.COHORT, schema.SITE)
-    table = database.read(PROFILES, _needed(PROFILES, own, PROFILES.vector))
-    profiles = _rows(PROFILES, table, list_to_matrix(table[PROFILES.vector]), own)
-    table = database.read(SLIDES, _needed(SLIDES, own, schema.CONTENT_HASH))
-    slides = _rows(SLIDES, table, np.empty((len(table), 0), np.float32), own)
+    own = _columns(space)
+    profiles = _read_profiles(database, own)
+    slides, table = _read_texts(database, own, schema.CONTENT_HASH)
     at = np.flatnonzero(has_rna(slides, profiles))
-    vectors = list_to_matrix(database.take(SLIDES, [SLIDES.vector], at)[SLIDES.vector])
-    paired = replace(slides.some(at), vectors=vectors)
+    paired = _with_vectors(database, slides, at)
 
     def build(scheme: str) -> tuple[Predictor | None, Operator | None]:
         if scheme == COHORT_SCHEME:

@@ -482,7 +482,7 @@ def test_one_cohort_alone_has_its_own_interval_and_no_left_out(
     path = Path(shutil.copytree(aligned, tmp_path / "one.mq"))
     engine = Engine(Database.open(path))
     space = need_space(engine.database)
-    slides, profiles = predict.read_rows(engine.database, space)
+    _, slides, profiles = predict.read_paired(engine.database, space)
     one = replace(slides, cohorts=np.full(len(slides.cohorts), "ONLY"))
     assert predict.build_left_out(space, one, profiles) is None
 

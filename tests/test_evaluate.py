@@ -28,7 +28,7 @@ from molquery.evaluate.resample import Estimate
 from molquery.export import to_json
 from molquery.genesets import collections
 from molquery.ingest import ingest_metadata, ingest_profiles, ingest_slides
-from molquery.predict import cases, read_rows
+from molquery.predict import cases, read_paired
 from molquery.query import refit, tasks
 from molquery.query.baselines import Gallery
 from molquery.query.engine import Engine
@@ -38,6 +38,7 @@ from molquery.query.summary import held_out_summary
 from molquery.readers import Options
 from molquery.report.evaluation import page
 from molquery.report.findings import findings, interval
+from molquery.schema import SLIDES
 from molquery.space import need_space
 
 SETTINGS = Settings(seed=1, resamples=200, random_sets=40)
@@ -144,7 +145,7 @@ def document(found):
 
 def test_retrieval_is_that_of_a_brute_force_ranking(snapshot, found):
     space = need_space(snapshot.database)
-    slides, profiles = read_rows(snapshot.database, space)
+    _, slides, profiles = read_paired(snapshot.database, space)
     hits, queries, folds = [], [], []
     for case in cases(space, "patient", slides, profiles):
         if case.fold < 0:
@@ -659,4 +660,58 @@ def test_models_that_are_not_told_cohorts_are_not_told_their_sites(snapshot, mon
         assert not np.isin(side.cohorts, names).any()
         assert set(side.sites[merged].tolist()) == {""}
         assert "" not in set(side.sites[~merged].tolist())
-    assert len(operator.rows) == len(snapshot.slide_ids)
+    np.testing.assert_array_equal(operator.rows, np.unique(snapshot.pairs.slide))
+
+
+def test_slides_without_rna_change_no_figure(clinical, snapshot, planned, found, tmp_path):
+    """More slides of patients without RNA, unlike all others, between those that are there."""
+    path = shutil.copytree(clinical, tmp_path / "more.mq")
+    basis = np.array(snapshot.basis(np.arange(snapshot.n_slides)))
+    others = np.flatnonzero(~np.isin(snapshot.groups, snapshot.groups[snapshot.held_out]))
+    assert set(basis[others]) == {"projected"}
+    others = others[::3]
+    dim = snapshot.facts["slide_dim"]
+    values = np.random.default_rng(3).normal(50.0, 20.0, (len(others), dim))
+    new = {
+        "slide_id": [f"{'A' if i % 2 else ''}{snapshot.slide_ids[i]}-MORE" for i in others],
+        "patient_id": snapshot.patients[others].tolist(),
+        "cohort": snapshot.cohorts[others].tolist(),
+        "features": values.tolist(),
+    }
+    parquet.write_table(pa.table(new), tmp_path / "more.parquet")
+    database = Database.open(path)
+    ingest_slides(database, [tmp_path / "more.parquet"], options=Options(), encoder=ENCODER)
+    engine = Engine(database)
+    assert engine.n_slides == snapshot.n_slides + len(others)
+    assert (engine.pairs.slide != snapshot.pairs.slide).any()
+
+    at, slides, profiles = read_paired(database, need_space(database), np.array([1, 5]))
+    whole = database.matrix(SLIDES, SLIDES.vector)
+    wanted = np.isin(engine.groups, engine.groups[engine.held_out])
+    wanted[[1, 5]] = True
+    np.testing.assert_array_equal(at, np.flatnonzero(wanted))
+    np.testing.assert_array_equal(slides.vectors, whole[at])
+    np.testing.assert_array_equal(slides.groups, engine.groups[at])
+    np.testing.assert_array_equal(profiles.vectors, engine.reference.expression)
+
+    again = evaluate(engine, replace(SETTINGS, learning_curve=True), tasks.plan(engine, planned))
+    names = ("retrieval", "spectrum", "medians", "gains", "geometry", "coverage", "methods",
+             "learning_curve", "validation/contrasts", "validation/gene_groups")  # fmt: skip
+    expected, figures = (flat(e.to_dict()) for e in (found, again))
+    for name in names:
+        mine = {path: value for path, value in expected.items() if path.startswith(f"/{name}")}
+        assert len(mine) > 5, name
+        assert {p: v for p, v in figures.items() if p.startswith(f"/{name}")} == pytest.approx(
+            mine, abs=1e-6, nan_ok=True
+        ), name
+
+
+def flat(value, path=""):
+    """Every leaf of nested values by its path."""
+    if isinstance(value, dict):
+        items = value.items()
+    elif isinstance(value, list | tuple):
+        items = enumerate(value)
+    else:
+        return {path: value}
+    return {k: v for key, inner in items for k, v in flat(inner, f"{path}/{key}").items()}

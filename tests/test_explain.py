@@ -1,16 +1,20 @@
 """Explanations: parts that add up to the score, each held to another way of computing it."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
-from conftest import Cli
+from conftest import ENCODER, Cli
+from pyarrow import parquet
 
 from molquery.database import Database
 from molquery.errors import GeneSetError, InputError
 from molquery.genesets import collections, scoring
+from molquery.ingest import ingest_slides
 from molquery.predict import PATIENT_SCHEME, RIDGE
 from molquery.query.engine import Engine
 from molquery.query.explain import (
@@ -21,6 +25,7 @@ from molquery.query.explain import (
     read_feature_names,
 )
 from molquery.query.search import search
+from molquery.readers import Options
 from molquery.records import Signature
 from molquery.schema import SLIDES
 from molquery.space import need_space
@@ -231,3 +236,28 @@ def test_slides_that_are_not_there(
     assert "Traceback" not in done.err
     with pytest.raises(GeneSetError):
         explain(engine, slide, Signature("none", {"NOSUCHGENE": 1.0}))
+
+
+@pytest.mark.parametrize("basis", ["held-out", "projected"])
+def test_more_slides_without_rna_change_no_part(engine: Engine, larger: Engine, basis: str) -> None:
+    row = np.flatnonzero(np.array(engine.basis(np.arange(engine.n_slides))) == basis)[7]
+    slide = str(engine.slide_ids[row])
+    assert str(larger.slide_ids[row]) != slide
+    one, other = (explain(e, slide, SIGNATURE) for e in (engine, larger))
+    assert other.score == pytest.approx(one.score, abs=1e-6)
+    assert other.level == one.level
+    for name in ("neighbours", "features"):
+        assert getattr(other, name).equals(getattr(one, name)), name
+
+
+@pytest.fixture(scope="module")
+def larger(aligned: Path, engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> Engine:
+    """The archive with slides without RNA, unlike all others, before those that are there."""
+    folder = tmp_path_factory.mktemp("larger")
+    values = np.random.default_rng(3).normal(50.0, 20.0, (30, engine.facts["slide_dim"]))
+    new = {"slide_id": [f"A{i}" for i in range(30)], "cohort": engine.cohorts[:30].tolist(),
+           "features": values.tolist()}  # fmt: skip
+    parquet.write_table(pa.table(new), folder / "more.parquet")
+    database = Database.open(Path(shutil.copytree(aligned, folder / "toy.mq")))
+    ingest_slides(database, [folder / "more.parquet"], options=Options(), encoder=ENCODER)
+    return Engine(database)

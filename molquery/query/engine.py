@@ -331,11 +331,11 @@ class Engine:
         own = [bounds.get(name, np.nan) for name in self.by_cohort.names.tolist()]
         return HalfWidths(self.by_cohort, np.array(own), float(elsewhere), spread)
 
-    def spread(self, measured: Float) -> Float:
+    def spread(self, measured: Float, rows: Ints | None = None) -> Float:
         """(n_slides,) standard deviation of measured scores (n_reference,) among the nearest
-        profiles of each slide, by their soft-kNN weights; at least half of its median (over
-        `sample`)."""
-        return self._spread(measured)(np.arange(self.n_slides))
+        profiles of each slide, or of some `rows`, by their soft-kNN weights; at least half of its
+        median (over `sample`)."""
+        return self._spread(measured)(np.arange(self.n_slides) if rows is None else rows)
 
     def _spread(self, measured: Float) -> Callable[[Ints], Float]:
         """What gives the spread of some slides."""

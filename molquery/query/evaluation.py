@@ -8,7 +8,7 @@ patients, and all statistics share one set of resamples, so that differences are
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,11 +18,11 @@ from molquery.align import adapt
 from molquery.align.pairs import MIN_PAIRS
 from molquery.errors import InputError
 from molquery.evaluate import metrics, resample
-from molquery.evaluate.held_out import MIN_COHORT, SPECTRUM_GENES
+from molquery.evaluate.held_out import MIN_COHORT, SPECTRUM_GENES, HeldOutPairs
 from molquery.evaluate.metrics import optional
 from molquery.evaluate.resample import Drawn, Estimate, Resamples, estimate
 from molquery.genesets import collections
-from molquery.predict import COHORT_SCHEME, PATIENT_SCHEME, SITE_SCHEME, read_rows
+from molquery.predict import COHORT_SCHEME, PATIENT_SCHEME, SITE_SCHEME, read_paired
 from molquery.query import baselines, calibrate, folds, methods, refit, validation
 from molquery.query.engine import Engine
 from molquery.query.folds import DIRECTIONS, OURS, SCOPES, FoldResult, Standing
@@ -311,7 +311,7 @@ def _spectrum_sets(engine: Engine) -> Scored:
 def _over_folds(engine: Engine, scores: Float, tell: Progress) -> dict[str, list[FoldResult]]:
     """Retrieval and baselines of every fold, by scheme."""
     space = need_space(engine.database)
-    slides, profiles = read_rows(engine.database, space)
+    at, slides, profiles = read_paired(engine.database, space)
     engine.prepared  # noqa: B018  computed before the processors are shared out
     stage, total = "folds and baselines", len(space.folds)
     tell(stage, 0, total, "")
@@ -323,7 +323,8 @@ def _over_folds(engine: Engine, scores: Float, tell: Progress) -> dict[str, list
     out: dict[str, list[FoldResult]] = {}
     for fold, result in zip(space.folds, results, strict=True):
         if result is not None:
-            out.setdefault(fold.scheme, []).append(result)
+            found = replace(result, slides=at[result.slides])
+            out.setdefault(fold.scheme, []).append(found)
     return out
 
 
@@ -411,7 +412,7 @@ def _spectrum(
             if name == OURS:
                 predicted = pairs.predicted(engine.operators[scheme], scored.scores)
             else:
-                predicted = pairs.average(_gathered(engine, results[scheme], name))
+                predicted = pairs.join(_gathered(pairs, results[scheme], name))
             found, each = _figures(predicted, measured, pairs.cohorts, drawn)
             for figure, values in found.items():
                 if not (name in _FLAT and figure != "r2" and (name, figure) != ("cohort", "r")):
@@ -450,12 +451,13 @@ def _spectrum(
     )  # fmt: skip
 
 
-def _gathered(engine: Engine, results: list[FoldResult], name: str) -> Float:
-    """(n_slides, S) what a baseline predicts, NaN for slides that no fold holds out."""
-    out = np.full((len(engine.slide_ids), results[0].predicted[name].shape[1]), np.nan)
+def _gathered(pairs: HeldOutPairs, results: list[FoldResult], name: str) -> Float:
+    """(n_pairs, S) what a baseline predicts, NaN for slides that no fold holds out."""
+    rows = np.unique(np.concatenate([pairs.slide, *(result.slides for result in results)]))
+    out = np.full((len(rows), results[0].predicted[name].shape[1]), np.nan)
     for result in results:
-        out[result.slides] = result.predicted[name]
-    return out
+        out[np.searchsorted(rows, result.slides)] = result.predicted[name]
+    return out[np.searchsorted(rows, pairs.slide)]
 
 
 def _figures(
@@ -544,9 +546,9 @@ def _coverage(
             )
         )  # fmt: skip
 
-    errors = np.abs(truth - engine.predict(scored.scores)[slide])
+    errors = np.abs(truth - engine.operator.apply(scored.scores, slide))
     # As in `Engine.intervals`: errors in units of the spread among a slide's neighbours.
-    spread = np.stack([engine.spread(column) for column in scored.scores.T], axis=1)[slide]
+    spread = np.stack([engine.spread(column, slide) for column in scored.scores.T], axis=1)
     half = np.full(errors.shape, np.nan)
     for f in np.unique(fold):
         others, mine = fold != f, fold == f

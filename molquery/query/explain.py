@@ -146,10 +146,11 @@ def explain(
     gene_terms = operator.apply(_gene_scores(genes, match.weights), only)[0]
 
     space = need_space(engine.database)
-    slides, profiles = predict.read_rows(engine.database, space)
-    ridge = predict.ridge_terms(space, slides, profiles, row, measured[:, 0])
+    at, slides, profiles = predict.read_paired(engine.database, space, only)
+    place = int(np.searchsorted(at, row))
+    ridge = predict.ridge_terms(space, slides, profiles, place, measured[:, 0])
     feature_terms = (1 - share) * ridge.values * ridge.slopes
-    raw = slides.vectors[row].astype(np.float64)
+    raw = slides.vectors[place].astype(np.float64)
 
     by_size = np.argsort(-np.abs(neighbour_terms), kind="stable")
     near, weight, neighbour_terms = near[by_size], weight[by_size], neighbour_terms[by_size]

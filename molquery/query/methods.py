@@ -23,9 +23,10 @@ from molquery.evaluate.held_out import SPECTRUM_GENES, median, quality
 from molquery.evaluate.metrics import optional
 from molquery.genesets import collections
 from molquery.genesets.scoring import GeneSet
-from molquery.predict import PATIENT_SCHEME, SITE_SCHEME, cases, paired_units, read_rows
+from molquery.predict import PATIENT_SCHEME, SITE_SCHEME, cases, paired_units, read_paired
 from molquery.query.vector import ridge_vector
 from molquery.records import Signature
+from molquery.schema import SLIDES
 from molquery.space import Model, need_space
 from molquery.vectors import Float, Ints, Matrix, group_means
 
@@ -54,13 +55,16 @@ class View:
     """What one model sees, in the shared space.
 
     Attributes:
-        model: the model; rows: the slides that it predicts.
-        slides: (n_rows, dim) their shared vectors.
+        fold: position of the fold; -1 the final model. model: the model.
+        rows: (n_rows,) positions of the slides that it predicts, ascending, and slides: (n_rows,
+            dim) their shared vectors; both are empty for the final model, which predicts all
+            others, and whose shared vectors are stored.
         known: profiles that may enter; profiles: (n_known, dim) their shared vectors.
         units: (n_units, dim) mean shared vectors of the paired slides that it has seen.
         unit_of: (n_reference,) the unit of each profile, -1 for those of none.
     """
 
+    fold: int
     model: Model
     rows: Ints
     slides: Matrix
@@ -109,21 +113,25 @@ def check(method: str) -> None:
 
 
 def views(engine: Engine, scheme: str) -> list[View]:
-    """The views of every model of a fold scheme; takes seconds for thousands of slides."""
+    """The views of every model of a fold scheme; takes seconds for thousands of pairs."""
     space = need_space(engine.database)
-    slides, profiles = read_rows(engine.database, space)
+    # One slide of those that the final model predicts stands for all of them.
+    others = np.flatnonzero(engine.operator.model < 0)[:1]
+    at, slides, profiles = read_paired(engine.database, space, others)
     found = []
     for case in cases(space, scheme, slides, profiles):
-        needed = np.union1d(case.rows, case.trained)
+        rows = case.rows if case.fold >= 0 else case.rows[:0]
+        needed = np.union1d(rows, case.trained)
         cohorts, sites = slides.cohorts[needed].tolist(), slides.sites[needed].tolist()
         shared = case.model.project_standardised(case.standard[needed], cohorts, sites)
         seen = shared[np.searchsorted(needed, case.trained)]
         units, _, unit_of = paired_units(seen, slides, case.trained, profiles, case.known)
         found.append(
             View(
+                fold=case.fold,
                 model=case.model,
-                rows=case.rows,
-                slides=shared[np.searchsorted(needed, case.rows)],
+                rows=at[rows],
+                slides=shared[np.searchsorted(needed, rows)],
                 known=case.known,
                 profiles=case.model.project_profiles(profiles.vectors[case.known]),
                 units=units,
@@ -159,17 +167,30 @@ def predict(
     if method in ("soft-knn", "ridge"):
         part = operator.soft if method == "soft-knn" else operator.linear
         return np.asarray(part(scores.astype(np.float32), slides), dtype=np.float64)
-    out = np.empty((len(engine.slide_ids), len(sets)))
+    wanted = np.arange(engine.n_slides) if slides is None else np.unique(slides)
+    out = np.empty((len(wanted), len(sets)))
+    fold = operator.model[operator.at(wanted)]
     for view in engine.views(scheme):
+        mine = np.flatnonzero(fold == view.fold)
+        if len(mine) == 0:
+            continue
         _, measured = group_means(view.unit_of[view.unit_of >= 0], scores[view.unit_of >= 0])
         directions = _directions(engine, method, view, measured, scores, sets)
-        on_units, on_slides = view.units @ directions, view.slides @ directions
+        on_units = view.units @ directions
+        on_slides = _shared(engine, view, wanted[mine]) @ directions
         centred = on_units - on_units.mean(axis=0)
         variance = (centred**2).sum(axis=0)
         slope = (centred * measured).sum(axis=0) / np.where(variance > 0, variance, np.inf)
         level = measured.mean(axis=0) - slope * on_units.mean(axis=0)
-        out[view.rows] = level + slope * on_slides
-    return out if slides is None else out[slides]
+        out[mine] = level + slope * on_slides
+    return out if slides is None else out[np.searchsorted(wanted, slides)]
+
+
+def _shared(engine: Engine, view: View, rows: Ints) -> Matrix:
+    """(n_rows, dim) shared vectors of slides that a view's model predicts."""
+    if view.fold < 0:
+        return engine.shared_rows(SLIDES, rows)
+    return view.slides[np.searchsorted(view.rows, rows)]
 
 
 def _directions(

@@ -13,7 +13,7 @@ from molquery.align.train import fit_model
 from molquery.evaluate.held_out import median, quality
 from molquery.evaluate.metrics import optional
 from molquery.evaluate.splits import holdout_by_group
-from molquery.predict import PATIENT_SCHEME, Operator, Rows, build_operator, read_rows
+from molquery.predict import PATIENT_SCHEME, Operator, Rows, build_operator, read_paired
 from molquery.query.engine import Engine
 from molquery.space import Fold, Model, SharedSpace, need_space
 from molquery.threads import parallel
@@ -38,7 +38,7 @@ class CurvePoint:
 
 
 def told_no_cohort(engine: Engine, cohorts: Sequence[str]) -> Operator:
-    """The operator of models that were never told which of some cohorts a slide is of.
+    """The operator of models that were never told which of some cohorts a slide with RNA is of.
 
     The models of the folds are fitted again with these cohorts under one name, and without the
     sites of their slides, which would tell. It speaks of slides that a fold holds out; the others
@@ -57,13 +57,15 @@ def told_no_cohort(engine: Engine, cohorts: Sequence[str]) -> Operator:
 
     pairs = _pairs(engine)
     pairs = replace(pairs, slides=untold(pairs.slides), profiles=untold(pairs.profiles))
-    slides, profiles = map(untold, read_rows(engine.database, space))
+    at, *rows = read_paired(engine.database, space)
+    slides, profiles = map(untold, rows)
     folds = [fold for fold in space.folds if fold.scheme == PATIENT_SCHEME]
     models = parallel(
         lambda fold: _fit(engine, pairs, fold.held_out), folds, sequential=_torch(engine)
     )
     again = tuple(replace(f, model=m) for f, m in zip(folds, models, strict=True))
-    return build_operator(replace(space, folds=again), PATIENT_SCHEME, slides, profiles)
+    operator = build_operator(replace(space, folds=again), PATIENT_SCHEME, slides, profiles)
+    return replace(operator, rows=at)
 
 
 def learning_curve(
@@ -78,7 +80,7 @@ def learning_curve(
     """
     space = need_space(engine.database)
     pairs = _pairs(engine)
-    slides, profiles = read_rows(engine.database, space)
+    at, slides, profiles = read_paired(engine.database, space)
     folds = [fold for fold in space.folds if fold.scheme == PATIENT_SCHEME]
     groups = np.unique(pairs.groups)
     cohort_of = dict(zip(pairs.groups.tolist(), pairs.cohorts.tolist(), strict=True))
@@ -109,11 +111,12 @@ def learning_curve(
     points = []
     held = engine.pairs
     for n in sizes:
-        predicted = np.full((len(slides.keys), scores.shape[1]), np.nan)
+        predicted = np.full((len(at), scores.shape[1]), np.nan)
         for (size, _), (rows, values) in zip(jobs, results, strict=True):
             if size == n:
                 predicted[rows] = values
-        points.append(_point(n, held.average(predicted), scores[held.profiles], held.cohorts))
+        found = held.join(predicted[np.searchsorted(at, held.slide)])
+        points.append(_point(n, found, scores[held.profiles], held.cohorts))
     whole = round(float(np.mean([len(t) for t in trains])))
     predicted = held.predicted(engine.operator, scores)
     return [*points, _point(whole, predicted, scores[held.profiles], held.cohorts)]
@@ -128,13 +131,13 @@ def _predict(
     profiles: Rows,
     scores: Float,
 ) -> tuple[Bools, Float]:
-    """Mask (n_slides,) of the fold's slides, and their predictions by a model of the chosen."""
+    """Mask of the fold's slides among those with RNA (n_slides,), and their predictions by a model
+    of the chosen."""
     test = sorted(fold.held_out)
-    paired = np.isin(slides.keys, profiles.keys[profiles.keys != ""])
     used = np.concatenate([np.array(test, dtype=str), chosen])
-    mine = paired & np.isin(slides.groups, used)
+    mine = np.isin(slides.groups, used)
     # Profiles of patients without slides stay: RNA alone is no pair.
-    known = np.isin(profiles.groups, used) | ~np.isin(profiles.groups, slides.groups[paired])
+    known = np.isin(profiles.groups, used) | ~np.isin(profiles.groups, slides.groups)
     folds = tuple(Fold(PATIENT_SCHEME, frozenset(held), model) for held in (test, chosen.tolist()))
     operator = build_operator(
         replace(space, folds=folds), PATIENT_SCHEME, _some(slides, mine), _some(profiles, known)

@@ -214,20 +214,21 @@ def contrast(
         )
     notes = []
     told = None
-    shown = engine.predict(every if task.column != COHORT else scores)
+    rows, high = np.flatnonzero(chosen), values == task.high
+    shown = engine.operator.apply(every if task.column != COHORT else scores, rows)
     if task.column == COHORT:
         blind = refit.told_no_cohort(engine, (task.high, task.low))
-        predicted = blind.apply(every)
-        told = _group_auc(engine, shown[:, 0], values == task.high, chosen, resamples, seed)[0]
+        predicted = blind.apply(every, rows)
+        told = _group_auc(engine, shown[:, 0], high, rows, resamples, seed)[0]
         notes.append(
             "slides of the two groups were processed apart, so part of any difference may be how "
             "the images were made: compare with the random gene sets"
         )
     else:
         predicted = shown
-    auc, curve = _group_auc(engine, predicted[:, 0], values == task.high, chosen, resamples, seed)
+    auc, curve = _group_auc(engine, predicted[:, 0], high, rows, resamples, seed)
     others = np.array([
-        metrics.auc(*_patient_rows(engine, p, values == task.high, chosen)[:2])
+        metrics.auc(*_patient_rows(engine, p, high, rows)[:2])
         for p in predicted[:, 1:].T
     ])  # fmt: skip
     others = np.maximum(others, 1 - others)
@@ -235,9 +236,8 @@ def contrast(
     slide, profile = engine.pairs.slide, engine.pairs.profile
     measured = np.full(len(values), np.nan)
     measured[slide] = scores[profile, 0]
-    measured_auc = _group_auc(
-        engine, measured, values == task.high, chosen & np.isfinite(measured), resamples, seed
-    )[0]
+    known = rows[np.isfinite(measured[rows])]
+    measured_auc = _group_auc(engine, measured[known], high, known, resamples, seed)[0]
     if task.caution:
         notes.insert(0, task.caution)
     return ContrastResult(
@@ -268,7 +268,7 @@ def gene_groups(
     scores = engine.reference.matrix([(positions, weights)])
     random = _random_scores(engine, task.signature, positions, weights, random_sets, seed)
     pairs = engine.pairs
-    predicted = pairs.average(engine.predict(np.hstack([scores, random])))
+    predicted = pairs.predicted(engine.operator, np.hstack([scores, random]))
     expression = engine.reference.expression[pairs.profiles, column].astype(np.float64)
     groups = profile_groups(engine)
     drawn = Resamples(groups, n=resamples, seed=seed).of(groups)
@@ -473,24 +473,23 @@ def _random_scores(
 
 
 def _patient_rows(
-    engine: Engine, scores: Float, high: Bools, chosen: Bools
+    engine: Engine, scores: Float, high: Bools, rows: Ints
 ) -> tuple[Float, Bools, Strings]:
-    """Scores, class and name of every patient among the chosen slides.
+    """Mean of the scores (n_rows,), class and name of every patient among some slides.
 
     A patient with slides in both groups is two rows, one in each.
     """
-    rows = np.flatnonzero(chosen)
     keys = np.char.add(np.where(high[rows], "+", "-"), engine.groups[rows])
-    names, means = group_means(keys, scores[rows, None])
+    names, means = group_means(keys, scores[:, None])
     own = np.char.startswith(names, "+")
     return means[:, 0], own, np.array([str(n)[1:] for n in names])
 
 
 def _group_auc(
-    engine: Engine, scores: Float, high: Bools, chosen: Bools, resamples: int, seed: int
+    engine: Engine, scores: Float, high: Bools, rows: Ints, resamples: int, seed: int
 ) -> tuple[Estimate, tuple[tuple[float, ...], tuple[float, ...]]]:
     """The AUC with its interval, and the ROC curve."""
-    values, own, groups = _patient_rows(engine, scores, high, chosen)
+    values, own, groups = _patient_rows(engine, scores, high, rows)
     drawn = Resamples(groups, n=resamples, seed=seed).of(groups)
     order = np.argsort(-values, kind="stable")
     true = np.concatenate([[0.0], np.cumsum(own[order]) / max(1, own.sum())])
