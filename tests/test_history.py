@@ -399,8 +399,8 @@ def test_a_command_whose_version_was_dropped_is_run_again(
             raise raised.pop()
         return counts(*words, **named)
 
-    counts = Database.facts
-    monkeypatch.setattr(Database, "facts", counted)
+    counts = Database.metadata_columns
+    monkeypatch.setattr(Database, "metadata_columns", counted)
     monkeypatch.setattr("time.sleep", lambda _: None)
     done = cli("--db", aligned_copy, "info", "--format", "json")
     assert (done.code, raised) == (0, [])
