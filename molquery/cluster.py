@@ -11,23 +11,22 @@ Where RAY_ADDRESS names a cluster it is used, else one is started on this machin
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import pickle
 import socket
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from molquery.errors import InputError, MolqueryError
-from molquery.threads import Mapper
+from molquery.threads import Mapper, processors
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-#: Processors that a cluster on this machine is told it has, at least: with as many tasks as
-#: processors Ray Data has none left for what hands the results over, and waits for ever.
-_LEAST_PROCESSORS = 4
 _PATIENCE = 10.0  # seconds
 
 
@@ -44,11 +43,9 @@ def connected() -> Iterator[Mapper]:
         raise InputError("Ray is not installed", hint="pip install 'molquery[ray]'") from error
     address = os.environ.get("RAY_ADDRESS", "")
     _answers(address)
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
     own: dict[str, Any] = {}
     if not address:
-        count = max(_LEAST_PROCESSORS, 2 * (os.cpu_count() or 1))
-        own = {"num_cpus": count, "include_dashboard": False}
+        own = {"num_cpus": processors(), "include_dashboard": False}
     try:
         ray.init(log_to_driver=False, logging_level=logging.ERROR, **own)
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
@@ -78,41 +75,37 @@ def _no_cluster(address: str, error: Exception) -> InputError:
 
 
 def _map(function: Callable[[Item], Result], items: Sequence[Item], /) -> Iterator[Result]:
-    """`function` of every item on the cluster, in order.
+    """`function` of every item on the cluster, in order; few items are there at a time.
 
     Items, function and results are pickled, and an error of molquery in a worker is raised here.
+    What has been begun by then is not cancelled, but ends by itself or with the cluster.
     """
     import ray
     from ray import cloudpickle
 
-    context = ray.data.DataContext.get_current()
-    context.execution_options.preserve_order = True
-    context.execution_options.verbose_progress = False
-    context.enable_progress_bars = False
-    context.print_on_execution_start = False
-    shared = ray.put(cloudpickle.dumps(function))  # type: ignore[no-untyped-call]
-
-    def run(row: dict[str, Any]) -> dict[str, Any]:
+    @ray.remote
+    def run(pickled: bytes, item: Item) -> bytes:
         from threadpoolctl import threadpool_limits
 
         try:
             with threadpool_limits(limits=1):  # a task has one processor
-                result: Any = _function(ray.get(shared))(pickle.loads(row["item"]))
+                result: Any = _function(pickled)(item)
         except MolqueryError as error:
             result = _Failed(error)
-        return {"result": pickle.dumps(result)}
+        return pickle.dumps(result)
 
-    rows = [{"item": pickle.dumps(item)} for item in items]
-    if not rows:
-        return
-    work = ray.data.from_items(rows, override_num_blocks=len(rows)).map(run)
+    shared = ray.put(cloudpickle.dumps(function))  # type: ignore[no-untyped-call]
+    ahead = max(2, 2 * int(ray.cluster_resources().get("CPU", 1)))  # type: ignore[no-untyped-call]
+    coming = (run.remote(shared, item) for item in items)
+    waiting = deque(itertools.islice(coming, ahead))
     try:
-        for row in work.iter_rows():
-            result = pickle.loads(row["result"])
+        while waiting:
+            result = pickle.loads(ray.get(waiting.popleft()))
+            waiting.extend(itertools.islice(coming, 1))
             if isinstance(result, _Failed):
                 raise result.error
             yield result
-    except ray.exceptions.WorkerCrashedError as error:
+    except (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError) as error:
         raise InputError(
             "a worker of the cluster has died, as it does when memory runs out",
             found=str(error).splitlines()[0][:200],

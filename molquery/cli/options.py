@@ -58,10 +58,8 @@ def mapper_of(engine: str) -> AbstractContextManager[Any]:
     """Who computes batches, for what --engine says; None: this process."""
     if engine == "local":
         return nullcontext()
-    from molquery.cli.main import pandas_now
     from molquery.cluster import connected
 
-    pandas_now()  # Ray Data imports it
     return connected()
 
 

@@ -40,7 +40,9 @@ def add_column(dataset: Any, field: pa.Field, vectors: Iterable[Matrix]) -> None
         adding = pool.submit(dataset.add_columns, reader)
 
         def put(batch: pa.RecordBatch | None) -> None:
-            while not adding.done():
+            waiting = True
+            while waiting:
+                waiting = not adding.done()
                 with suppress(Full):
                     coming.put(batch, timeout=_LOOK)
                     return
@@ -51,5 +53,5 @@ def add_column(dataset: Any, field: pa.Field, vectors: Iterable[Matrix]) -> None
                 if adding.done():
                     break
         finally:
-            put(None)  # before the last row this is an error to Lance
+            put(None)  # before the last row this is an error to Lance; no thread waits for more
         adding.result()
