@@ -62,9 +62,12 @@ def raw_write(folder: Path, values: np.ndarray) -> float:
     return values.nbytes / _GB / seconds
 
 
-def peak_mb() -> float:
-    """The most memory that this process has had resident, mapped files included, in MB."""
-    return _status("VmHWM")
+def peak_mb(process: int | str = "self") -> float:
+    """The most memory that a process has had resident, mapped files included, in MB; 0 if gone.
+
+    Not what `wait4` tells: a process that was forked counts the memory of its parent as well.
+    """
+    return _status("VmHWM", process)
 
 
 def anonymous_mb() -> float:
@@ -72,11 +75,15 @@ def anonymous_mb() -> float:
     return _status("RssAnon")
 
 
-def _status(name: str) -> float:
-    for line in Path("/proc/self/status").read_text("utf-8").splitlines():
-        if line.startswith(name + ":"):
-            return int(line.split()[1]) / 1024
-    raise SystemExit("these benchmarks read /proc: Linux only")
+def _status(name: str, process: int | str = "self") -> float:
+    try:
+        lines = Path(f"/proc/{process}/status").read_text("utf-8").splitlines()
+    except OSError:
+        lines = []
+    found = [int(line.split()[1]) / 1024 for line in lines if line.startswith(name + ":")]
+    if not found and process == "self":
+        raise SystemExit("these benchmarks read /proc: Linux only")
+    return found[0] if found else 0.0
 
 
 def size_mb(path: Path) -> float:
