@@ -123,6 +123,11 @@ def same_key(left: Strings, right: Strings) -> tuple[Ints, Ints]:
     return first, order[np.repeat(low, count) + step]
 
 
+def spaced(n: int, most: int) -> slice:
+    """Evenly spaced ones of n rows, so many at most."""
+    return slice(None, None, max(1, -(-n // most)))
+
+
 def group_means(keys: npt.NDArray[Any], values: npt.NDArray[Any]) -> tuple[Any, Float]:
     """The distinct keys, sorted, and the mean of each one's rows of `values` (n, d), float64."""
     order = np.argsort(keys, kind="stable")

@@ -6,9 +6,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from molquery.align.pairs import SITE_SLIDES, Pairs
+from molquery.align.pairs import Pairs, Places
 from molquery.encoders import FEATURES_KIND
 from molquery.space import ProfileInput, SlideInput, normal_scores
+from molquery.texts import Groups
 from molquery.vectors import Bools, Ints, Matrix
 
 _KNOTS = 101  # quantiles kept of each feature: percentiles, fine enough for normal scores
@@ -60,15 +61,12 @@ def _site_offsets(
     slides, places = pairs.slides, tuple(sorted(pairs.places.sites))
     if len({cohort for cohort, _ in places}) == len(places):
         return (), np.zeros((0, slides.vectors.shape[1]), np.float32)
-    members: dict[tuple[str, str], list[int]] = {}
-    texts = (values[trained].tolist() for values in (slides.cohorts, slides.sites))
-    for row, cohort, site in zip(trained.tolist(), *texts, strict=True):
-        members.setdefault((cohort, site), []).append(row)
+    own = Places.of(*(Groups.of(v[trained]) for v in (slides.cohorts, slides.sites))).sites
     offsets = known.cohort_means([cohort for cohort, _ in places])
     for offset, place in zip(offsets, places, strict=True):
         n, some = pairs.places.sites[place]
-        if mine := members.get(place):
-            n, some = len(mine), np.array(mine[:: -(-len(mine) // SITE_SLIDES)])
+        if place in own:
+            n, some = own[place][0], trained[own[place][1]]
         mean = known.standardise(slides.vectors[some]).mean(axis=0)
         offset += n / (n + _SHRINK) * (mean - offset)
     return places, offsets

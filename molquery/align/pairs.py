@@ -16,7 +16,7 @@ from molquery.errors import ColumnError, InputError, SpaceError, some
 from molquery.schema import PROFILES, SLIDES, TableSpec
 from molquery.space import Model
 from molquery.texts import Groups, Texts
-from molquery.vectors import Bools, Ints, Matrix, Strings, as_text, same_key
+from molquery.vectors import Bools, Ints, Matrix, Strings, as_text, same_key, spaced
 
 #: Fewer pairs than this teach nothing that could be told from noise.
 MIN_PAIRS = 30
@@ -60,11 +60,11 @@ class Places:
         by_cohort = _members(np.asarray(cohort.code))
         both = _members(cohort.code.astype(np.int64) * len(sites) + site.code)
         return cls(
-            {names[c]: _spaced(rows, COHORT_SLIDES) for c, rows in by_cohort if names[c]},
+            {names[c]: rows[spaced(len(rows), COHORT_SLIDES)] for c, rows in by_cohort if names[c]},
             {
                 (names[b // len(sites)], sites[b % len(sites)]): (
                     len(rows),
-                    _spaced(rows, SITE_SLIDES),
+                    rows[spaced(len(rows), SITE_SLIDES)],
                 )
                 for b, rows in both
                 if sites[b % len(sites)]
@@ -165,12 +165,13 @@ def load_pairs(database: Database, *, pair_on: str, split_on: str) -> Pairs:
     """
     table = _texts(database, SLIDES, pair_on, split_on)
     keys = _pair_keys(table, SLIDES, pair_on)
-    profiles = _side(database, PROFILES, pair_on, split_on)
-    slide, profile = same_key(keys, profiles.pair_keys)
+    rna = _texts(database, PROFILES, pair_on, split_on, PROFILES.vector)
+    own = _pair_keys(rna, PROFILES, pair_on)
+    slide, profile = same_key(keys, own)
     if len(slide) == 0:
         raise SpaceError(
             f"no slide and profile share a {pair_on}",
-            found=f"slides have {some(keys[:3])}; profiles have {some(profiles.pair_keys[:3])}",
+            found=f"slides have {some(keys[:3])}; profiles have {some(own[:3])}",
             hint="molquery ingest metadata to give both the same patient ids, or "
             "align --pair-on another column that both tables hold",
         )
@@ -183,9 +184,14 @@ def load_pairs(database: Database, *, pair_on: str, split_on: str) -> Pairs:
         )
     places = Places.of(*(Texts(table[c]).groups for c in (schema.COHORT, schema.SITE)))
     rows = np.unique(np.concatenate([slide, *places.rows()]))
-    slides = _side(database, SLIDES, pair_on, split_on, table, rows)
+    vectors = database.take(SLIDES, [SLIDES.vector], rows)[SLIDES.vector]
     return Pairs(
-        slides, profiles, np.searchsorted(rows, slide), profile, split_on, places.among(rows)
+        slides=_side(table.take(pa.array(rows)), SLIDES, split_on, keys[rows], vectors),
+        profiles=_side(rna, PROFILES, split_on, own, rna[PROFILES.vector]),
+        slide=np.searchsorted(rows, slide),
+        profile=profile,
+        split_on=split_on,
+        places=places.among(rows),
     )
 
 
@@ -268,13 +274,15 @@ def constant_columns(pairs: Pairs) -> list[str]:
     return notes
 
 
-def _texts(database: Database, spec: TableSpec, pair_on: str, split_on: str) -> pa.Table:
-    """What an alignment reads of a table beside its vectors."""
+def _texts(
+    database: Database, spec: TableSpec, pair_on: str, split_on: str, *more: str
+) -> pa.Table:
+    """What an alignment reads of a table beside its vectors, and `more` columns."""
     held = database.metadata_columns(spec)
     for column in (pair_on, split_on):
         if column not in held:
             raise ColumnError(f"{spec.name} have no column {column}", found=some(held, 20))
-    wanted = [spec.key, pair_on, split_on, schema.COHORT, schema.SITE]
+    wanted = [spec.key, pair_on, split_on, schema.COHORT, schema.SITE, *more]
     return database.read(spec, list(dict.fromkeys(wanted)))
 
 
@@ -284,21 +292,13 @@ def _pair_keys(table: pa.Table, spec: TableSpec, pair_on: str) -> Strings:
 
 
 def _side(
-    database: Database, spec: TableSpec, pair_on: str, split_on: str,
-    table: pa.Table | None = None, rows: Ints | None = None,
-) -> Side:  # fmt: skip
-    """The rows of a table, or some ascending ones of those whose `_texts` are there."""
-    if rows is None:
-        table = _texts(database, spec, pair_on, split_on)
-        vectors = list_to_matrix(database.read(spec, [spec.vector])[spec.vector])
-    else:
-        assert table is not None
-        table = table.take(pa.array(rows))
-        vectors = list_to_matrix(database.take(spec, [spec.vector], rows)[spec.vector])
+    table: pa.Table, spec: TableSpec, split_on: str, keys: Strings, vectors: pa.ChunkedArray
+) -> Side:
+    """Rows of a table from their `_texts`, pair keys (n,) and vectors."""
     return Side(
         ids=as_text(table[spec.key]),
-        vectors=vectors,
-        pair_keys=_pair_keys(table, spec, pair_on),
+        vectors=list_to_matrix(vectors),
+        pair_keys=keys,
         groups=as_text(table[split_on]),
         cohorts=as_text(table[schema.COHORT]),
         sites=as_text(table[schema.SITE]),
@@ -310,8 +310,3 @@ def _members(codes: Ints) -> list[tuple[int, Ints]]:
     order = np.argsort(codes, kind="stable")
     present, count = np.unique(codes, return_counts=True)
     return list(zip(present.tolist(), np.split(order, np.cumsum(count)[:-1]), strict=True))
-
-
-def _spaced(rows: Ints, most: int) -> Ints:
-    """Evenly spaced ones of the rows, so many at most."""
-    return rows[:: -(-len(rows) // most)]

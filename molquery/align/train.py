@@ -45,7 +45,7 @@ from molquery.space import (
     save_space,
 )
 from molquery.threads import parallel
-from molquery.vectors import Bools, Ints, Matrix, group_means, principal_components
+from molquery.vectors import Bools, Ints, Matrix, group_means, principal_components, spaced
 
 METHODS = ("cca", "infonce")
 N_FOLDS = 5
@@ -298,7 +298,7 @@ def fit_model(
         (1.0,),
         anchors=np.zeros((1, 1), np.float32),
     )
-    few = slice(None, None, max(1, -(-len(anchors) // _MAX_ANCHORS)))
+    few = spaced(len(anchors), _MAX_ANCHORS)
     shared = model.project_standardised(standard[few], cohorts[few], sites[few])
     return replace(model, anchors=shared)
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from queue import Full, Queue
 from typing import Any
 
@@ -40,12 +39,12 @@ def add_column(dataset: Any, field: pa.Field, vectors: Iterable[Matrix]) -> None
         adding = pool.submit(dataset.add_columns, reader)
 
         def put(batch: pa.RecordBatch | None) -> None:
-            waiting = True
-            while waiting:
-                waiting = not adding.done()
-                with suppress(Full):
-                    coming.put(batch, timeout=_LOOK)
-                    return
+            while True:
+                try:
+                    return coming.put(batch, timeout=_LOOK)
+                except Full:
+                    if adding.done():
+                        return None
 
         try:
             for part in vectors:
