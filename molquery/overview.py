@@ -64,6 +64,6 @@ def overview(database: Database) -> dict[str, Any]:
         if adaptation := facts_of_space.get("adaptation"):
             out["space: adapted with"] = f"{len(adaptation['groups'])} of {adaptation['rule']}"
     for key, entry in sorted(manifest["indexes"].items()):
-        state = index.why_stale(database, entry, manifest) or "current"
+        state = index.why_stale(database, entry, manifest) or index.too_lossy(entry) or "current"
         out[f"index {key}"] = f"{entry['factory']}, recall@10 {entry['recall_at_10']:.3f}, {state}"
     return out

@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -17,6 +18,7 @@ from molquery.errors import IndexFileError
 from molquery.genesets import collections
 from molquery.index import library, scan, stored, tuning
 from molquery.ingest import ingest_metadata, ingest_slides
+from molquery.overview import overview
 from molquery.query.engine import Engine
 from molquery.query.indexes import build_indexes, choose, index_states
 from molquery.query.retrieve import retrieve
@@ -467,6 +469,38 @@ def test_exact_indexes_are_preferred_while_they_are_fast(
     monkeypatch.undo()
     next((aligned_copy / "indexes").glob("default-slides-flat-*")).unlink()
     assert index.load_current(database, slides).key == "default-slides-flat16"
+
+
+def test_an_exact_scan_answers_instead_of_an_index_that_misses_too_much(
+    aligned_copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Vectors without structure have no lists that are worth looking into alone."""
+    database = Database.open(aligned_copy)
+    engine = Engine(database)
+    slides = engine.source(SLIDES)
+    monkeypatch.setattr(stored, "EXACT_UP_TO", 1)
+    build_indexes(engine, load_recipe("ivf"))
+    assert index.load_current(database, slides).key == "default-slides-ivf"
+
+    def lossy(found: float) -> str:
+        def change(manifest: dict[str, Any]) -> None:
+            manifest["indexes"]["default-slides-ivf"]["recall_at_10"] = found
+
+        database.update_manifest(change)
+        (state,) = (
+            s["state"] for s in index_states(database, checksums=False)
+            if s["index"] == "default-slides-ivf"
+        )  # fmt: skip
+        return str(state)
+
+    assert lossy(0.981) == "ok"
+    assert index.load_current(database, slides).key == "default-slides-ivf"
+    said = "it finds 0.547 of the nearest 10, not 0.99: an exact scan answers instead"
+    assert lossy(0.547) == f"ok; but {said}"
+    assert said in overview(database)["index default-slides-ivf"]
+    for approximate in (False, True):
+        found = index.load_current(database, slides, approximate=approximate)
+        assert found.key == "default-slides-flat"
 
 
 def test_the_manifest_describes_an_index(aligned: Path) -> None:

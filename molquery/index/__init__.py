@@ -13,7 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from molquery.index.assembly import assemble
-    from molquery.index.entries import EARLIER, index_key, remove_stale, unindexed, why_stale
+    from molquery.index.entries import (
+        EARLIER,
+        index_key,
+        remove_stale,
+        too_lossy,
+        unindexed,
+        why_stale,
+    )
     from molquery.index.library import gpus
     from molquery.index.scan import top as exact
     from molquery.index.searcher import Searcher, Settings
@@ -45,6 +52,7 @@ __all__ = [
     "load_current",
     "remove_stale",
     "stored_vectors",
+    "too_lossy",
     "unindexed",
     "why_stale",
 ]
@@ -52,7 +60,8 @@ __all__ = [
 _ELSEWHERE = {
     "gpus": "library", "exact": "scan", "Searcher": "searcher", "Settings": "searcher",
     "assemble": "assembly",
-    **dict.fromkeys(("EARLIER", "index_key", "remove_stale", "unindexed", "why_stale"), "entries"),
+    "EARLIER": "entries", "index_key": "entries", "remove_stale": "entries",
+    "too_lossy": "entries", "unindexed": "entries", "why_stale": "entries",
 }  # fmt: skip
 
 

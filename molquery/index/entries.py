@@ -43,6 +43,18 @@ def why_stale(database: Database, entry: dict[str, Any], manifest: dict[str, Any
     return None
 
 
+def too_lossy(entry: dict[str, Any]) -> str | None:
+    """Why an exact scan answers instead of an index that is current, or None where it does not.
+
+    It misses more than twice what it was allowed to. Less than that may be chance: recall
+    is measured with some hundred rows.
+    """
+    found, wanted = entry["recall_at_10"], entry["recall_wanted"]
+    if "vectors" not in entry or 1 - found <= 2 * (1 - wanted):
+        return None
+    return f"it finds {found:.3f} of the nearest 10, not {wanted}: an exact scan answers instead"
+
+
 def unindexed(database: Database, entry: dict[str, Any]) -> int:
     """Rows that came after an index was built."""
     return int(database.count(schema.TABLES[entry["table"]]) - entry["rows"])

@@ -23,7 +23,7 @@ from molquery.database.mapped import Arrays
 from molquery.errors import DatabaseError, IndexFileError
 from molquery.index import library, scan
 from molquery.index.assembly import Span, assemble, fill, silent
-from molquery.index.entries import index_key, why_stale
+from molquery.index.entries import index_key, too_lossy, why_stale
 from molquery.index.searcher import Searcher, Settings
 from molquery.index.tuning import RECALL, measured_recall, tune
 from molquery.recipes import Recipe, load_recipe
@@ -390,7 +390,8 @@ def load_current(
     """The best usable index of a table.
 
     Exact ones come first up to `EXACT_UP_TO`, the faster of them before; above it, or where it is
-    wanted, approximate ones do, the more accurate before.
+    wanted, approximate ones do, the more accurate before. Those that miss far more than they were
+    allowed to come last.
 
     Args:
         devices: GPUs to search on; those of recipes for GPUs alone, unless `every_recipe`.
@@ -407,7 +408,8 @@ def load_current(
         first = is_exact != (approximate or size > EXACT_UP_TO)
         # Where a scan is fast, float16 gains nothing.
         worth = size if source.n * source.dim * 4 > EXACT_UP_TO // 10 else -size
-        return not first, worth if is_exact else -entry["recall_at_10"], key
+        worth = worth if is_exact else -entry["recall_at_10"]
+        return too_lossy(entry) is not None, not first, worth, key
 
     mine = {
         key: entry for key, entry in entries.items()

@@ -92,7 +92,8 @@ def build_indexes(
         if entry["recall_at_10"] < recall and not chosen.exact:
             told.append(
                 f"recall@10 is {entry['recall_at_10']:.3f}, not {recall}: as wide as this index "
-                "can be searched; --recipe flat is exact"
+                "can be searched; "
+                + ("an exact scan answers" if index.too_lossy(entry) else "--recipe flat is exact")
             )
         if progress:
             progress(f"building {chosen.name} index of {spec.name}", source.n, source.n)
@@ -110,7 +111,9 @@ def index_states(database: Database, *, checksums: bool) -> list[dict[str, Any]]
         if state is None and checksums:
             same = database.is_whole(entry["file"], entry["sha256"])
             state = None if same else "damaged: its sha256 is not the one it was saved with"
-        if state is None and (new := index.unindexed(database, entry)):
+        if state is None and (lossy := index.too_lossy(entry)):
+            state = f"ok; but {lossy}"
+        elif state is None and (new := index.unindexed(database, entry)):
             state = f"ok; {new} new rows are scanned beside it"
         out.append({"index": key, **entry, "state": state or "ok"})
     return out
