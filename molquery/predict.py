@@ -27,6 +27,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -67,7 +68,7 @@ _NEAR_ROWS = 2_048  # slides whose distances to all training slides are in memor
 NEAREST = 10  # training slides whose mean distance says how near a slide is to them
 #: What stored operators depend on beside the data; the first number counts changes of the formula
 #: and of how it is stored.
-SETTINGS = (6, NEIGHBOURS, SOFT_SHARE, SOFT_PAIRS, COMPONENTS, RIDGE, OWN_SLOPE, LEVEL, GRAND)
+SETTINGS = (7, NEIGHBOURS, SOFT_SHARE, SOFT_PAIRS, COMPONENTS, RIDGE, OWN_SLOPE, LEVEL, GRAND)
 _FEW_SETS = 4  # up to here the weights are used as they are: no matrix
 _DENSE_CELLS = 50_000_000  # slides x profiles up to which the weights are held as a dense matrix
 _FEW_COLUMNS = 7  # up to here one sparse product a set is faster than one for all
@@ -78,6 +79,7 @@ _ROUGH_BLOCK = 1_024
 _WORTH_SOLVING = 50  # slides of one cohort and fold
 _ALONE = 100_000  # numbers up to which a product is not worth a second thread
 REMOTE = 65_536  # slides that another process computes at a time: 120 MB of weights
+_Array = TypeVar("_Array", bound=npt.NDArray[Any])
 _Part = Callable[[slice | Ints], Float | Matrix]
 
 
@@ -104,6 +106,7 @@ class Operator:
             components, and the distance from the plane of those components (the root of the
             squared prediction error, doi:10.1080/00401706.1979.10489779). Units: standardised
             features. NaN where the scheme does not measure it.
+        excerpt: rows that every question asks for once more, in one place: few blocks of a file.
     """
 
     rows: Ints
@@ -115,6 +118,7 @@ class Operator:
     group: Ints
     solvers: Matrix
     distance: Matrix
+    excerpt: Excerpt | None = None
 
     @property
     def n_reference(self) -> int:
@@ -123,13 +127,15 @@ class Operator:
 
     @property
     def _small(self) -> bool:
-        return len(self.weights) * self.n_reference <= _DENSE_CELLS
+        return is_small(len(self.weights), self.n_reference)
 
     def apply(self, scores: Float, slides: Ints | None = None) -> Float:
         """Predicted scores (n_slides, n_sets) from reference scores (n_reference, n_sets).
 
         `slides` are the positions of those wanted, all of them covered; None: all that are.
         """
+        if (found := self._with_excerpt(Operator.apply, scores, slides)) is not None:
+            return found
         values: Matrix = np.asarray(scores, dtype=np.float32)
         at = self.at(slides)
         n_sets = values.shape[1]
@@ -152,6 +158,8 @@ class Operator:
         Both terms are one sparse product: the neighbours' scores with their weights, and what the
         solvers make of the scores with the components.
         """
+        if (found := self._with_excerpt(Operator.roughly, scores, slides)) is not None:
+            return found
         at, values = self.at(slides), np.asarray(scores, dtype=np.float32)
         if self._small:
             return np.asarray((self.dense @ values)[at])
@@ -185,10 +193,14 @@ class Operator:
 
     def soft(self, scores: Matrix, slides: Ints | None = None) -> Float:
         """The first term alone, (n_slides, n_sets): the soft average over neighbours."""
+        if (found := self._with_excerpt(Operator.soft, scores, slides)) is not None:
+            return found
         return _in_blocks(self._soft(scores), self.at(slides), scores.shape[1])
 
     def linear(self, scores: Matrix, slides: Ints | None = None) -> Float:
         """The second term alone, (n_slides, n_sets): the ridge regression."""
+        if (found := self._with_excerpt(Operator.linear, scores, slides)) is not None:
+            return found
         at = self.at(slides)
         return _in_blocks(self._linear(scores, at), at, scores.shape[1])
 
@@ -202,10 +214,28 @@ class Operator:
             return np.arange(len(self.rows))
         if len(self.rows) and self.rows[-1] == len(self.rows) - 1:
             return slides
-        found = np.searchsorted(self.rows, slides)
-        if not np.array_equal(self.rows[np.minimum(found, len(self.rows) - 1)], slides):
+        if not self.has(slides).all():
             raise IndexError("an operator of slides with RNA does not cover the others")
-        return found
+        return np.searchsorted(self.rows, slides)
+
+    def has(self, slides: Ints) -> Bools:
+        """(n_slides,) which of some slides, given by their positions, it covers."""
+        found = np.searchsorted(self.rows, slides)
+        return np.asarray(self.rows[np.minimum(found, len(self.rows) - 1)] == slides)
+
+    def _with_excerpt(
+        self, part: Callable[[Operator, Any, Ints], _Array], scores: Any, slides: Ints | None
+    ) -> _Array | None:
+        """What a method gives for slides, with the rows of the excerpt where it has them; None
+        where it has none of them."""
+        if slides is None or self.excerpt is None or not (inside := self.excerpt.has(slides)).any():
+            return None
+        mine = part(self.excerpt, scores, slides[inside])
+        out = np.empty((len(slides), mine.shape[1]), mine.dtype)
+        out[inside], others = mine, slides[~inside]
+        if len(others):
+            out[~inside] = part(self, scores, others)
+        return out  # type: ignore[return-value]
 
     @cached_property
     def dense(self) -> Matrix:
@@ -277,6 +307,23 @@ class Operator:
             return np.stack(each, axis=1)
 
         return by_row if n_sets <= _FEW_COLUMNS and not self._small else by_group
+
+
+class Excerpt(Operator):
+    """Some rows of the operator of a large archive, whose scores are those that it gives."""
+
+    @property
+    def _small(self) -> bool:
+        return False
+
+
+#: What an operator holds of every slide.
+BY_SLIDE = tuple(f.name for f in fields(Operator) if f.name not in ("solvers", "excerpt"))
+
+
+def is_small(slides: int, reference: int) -> bool:
+    """Whether the weights of so many slides and reference profiles are held as one matrix."""
+    return slides * reference <= _DENSE_CELLS
 
 
 def _each(solvers: Matrix, groups: Ints, scores: Matrix) -> Matrix:
@@ -884,10 +931,8 @@ def compute_operators(database: Database, space: SharedSpace) -> dict[str, Opera
     """The operators of every fold scheme of a space, in memory."""
     fitted = fit(database, space)
     parts = list(fitted.batches(database))
-    whole = {
-        f.name: np.concatenate([getattr(part, f.name) for part in parts])
-        for f in fields(Operator)
-        if f.name != "solvers"
+    whole: dict[str, Any] = {
+        name: np.concatenate([getattr(part, name) for part in parts]) for name in BY_SLIDE
     }
     return {**fitted.measured, PATIENT_SCHEME: Operator(**whole, solvers=parts[0].solvers)}
 

@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +18,11 @@ from molquery.errors import DatabaseError
 from molquery.evaluate.metrics import within_cohort_r
 from molquery.files import write_bytes
 from molquery.genesets import collections
+from molquery.predict import Operator
 from molquery.query import calibrate, prepared
 from molquery.query.engine import Engine
 from molquery.query.search import Ranking, search
+from molquery.query.vector import signature_vector
 
 HYPOXIA = collections.find("HALLMARK_HYPOXIA")
 SAMPLE = 40
@@ -111,6 +114,108 @@ def test_a_small_and_a_large_archive_say_the_same(large: Engine, aligned: Path) 
             np.testing.assert_allclose(b, a, rtol=2e-4, err_msg=name)
         else:
             assert a == b
+
+
+def test_an_excerpt_gives_what_the_whole_gives(large: Engine) -> None:
+    """Rows that every question asks for are stored twice; which are read makes no difference."""
+    assert large.operator.excerpt is None, "the fixture's were stored when it was a small archive"
+    large.database.update_manifest(lambda manifest: manifest["predictions"].clear())
+    database = Database.open(large.database.path)
+    search(Engine(database), HYPOXIA, k=3, null=0)
+    engine = Engine(database)
+    excerpt = engine.operator.excerpt
+    assert excerpt is not None
+    wanted = np.union1d(engine.sample, engine.pairs.slide)
+    np.testing.assert_array_equal(excerpt.rows, wanted)
+    assert len(wanted) < engine.n_slides
+    whole = replace(engine.operator, excerpt=None)
+    scores = np.random.default_rng(0).normal(size=(whole.n_reference, 9)).astype(np.float32)
+    shuffled = np.random.default_rng(1).permutation(wanted)
+    every = np.arange(engine.n_slides)
+    for s in (1, 2, 9):
+        for part in ("apply", "soft", "linear"):
+            one, other = (
+                getattr(operator, part)(scores[:, :s], shuffled)
+                for operator in (engine.operator, whole)
+            )
+            np.testing.assert_array_equal(one, other)
+            some, all_ = (
+                getattr(operator, part)(scores[:, :s], every[::-1])
+                for operator in (engine.operator, whole)
+            )
+            np.testing.assert_allclose(some, all_, rtol=0, atol=1e-6 if s > 7 else 0)
+    np.testing.assert_allclose(
+        engine.operator.roughly(scores, every), whole.apply(scores), rtol=0, atol=2e-6
+    )
+    assert (
+        search(engine, HYPOXIA, k=9, null=150)
+        .hits.drop(["p", "fdr"])
+        .equals(search(large, HYPOXIA, k=9, null=150).hits.drop(["p", "fdr"]))
+    )
+
+
+@pytest.mark.parametrize(
+    ("where", "least", "lacking"), [(None, 13, 8), ("cohort = 'COHORT-A'", 12, 0)]
+)
+def test_with_an_index_no_slide_is_scored_that_nobody_asks_about(
+    large: Engine, monkeypatch: pytest.MonkeyPatch, where: str | None, least: int, lacking: int
+) -> None:
+    monkeypatch.setattr(calibrate, "LEAST_OF_GROUP", least)
+    monkeypatch.setattr("molquery.query.search._MIN_CANDIDATES", 25)
+    monkeypatch.setattr("molquery.query.search._CANDIDATES_PER_HIT", 1)
+    predicted, null, measured, _ = null_of(large, 150)
+    low, high = large.intervals(predicted, measured)
+    p = (1 + (null >= predicted[:, None]).sum(axis=1)) / 151
+    every = Operator.apply
+    asked: list[int] = []
+
+    def apply(self: Operator, scores: object, slides: object = None) -> object:
+        if len(self.rows) == large.n_slides:
+            asked.append(large.n_slides if slides is None else len(slides))  # type: ignore[arg-type]
+        return every(self, scores, slides)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Operator, "apply", apply)
+    engine = Engine(large.database)
+    found = search(engine, HYPOXIA, k=9, null=150, where=where, use_index=True)
+    assert asked
+    assert max(asked) == len(large.pairs.slide) < large.n_slides
+    large.answers.clear()
+
+    sample = large.sample
+    allowed = np.ones(len(predicted), bool) if where is None else large.cohorts == "COHORT-A"
+    vector = signature_vector(large.slide_vectors[sample], predicted[sample])
+    near = np.where(allowed, large.slide_vectors @ vector.astype(np.float32), -np.inf)
+    nearest = np.sort(np.argsort(-near, kind="stable")[:25])
+    order = nearest[np.argsort(-predicted[nearest], kind="stable")[:9]]
+    hits = found.hits.to_pylist()
+    assert [h["slide_id"] for h in hits] == large.slide_ids[order].tolist()
+    few = 0
+    for hit, i in zip(hits, order, strict=True):
+        assert hit["score"] == pytest.approx(predicted[i], rel=1e-6)
+        assert (hit["low"], hit["high"]) == pytest.approx((low[i], high[i]), rel=1e-6)
+        assert hit["p"] == p[i]
+        assert hit["percentile"] == pytest.approx(
+            stats.percentileofscore(predicted[sample], predicted[i], kind="mean"), abs=1e-9
+        )
+        own = predicted[sample][large.cohorts[sample] == large.cohorts[i]]
+        if len(own) < least:
+            few += 1
+            assert hit["cohort_percentile"] is None
+            assert hit["cohort_z"] is None
+        else:
+            assert hit["cohort_percentile"] == pytest.approx(
+                stats.percentileofscore(own, predicted[i], kind="mean"), abs=1e-9
+            )
+            z = (predicted[i] - own.mean()) / own.std()
+            assert hit["cohort_z"] == pytest.approx(z, rel=1e-5)
+    said = "\n".join(found.notes)
+    assert "only the 25 slides nearest to the signature's vector are ranked" in said
+    assert f"percentiles are among {len(sample)} evenly spaced ones of {len(predicted)}" in said
+    assert few == lacking
+    assert (f"no cohort_z of {few} slides" in said) == (few > 0)
+    assert found.agreement == pytest.approx(
+        stats.spearmanr(large.slide_vectors[sample] @ vector, predicted[sample])[0], rel=1e-5
+    )
 
 
 def test_damage_is_found_in_the_rows_that_are_read(large: Engine) -> None:

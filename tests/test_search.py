@@ -298,6 +298,18 @@ def test_an_index_finds_the_candidates_and_the_method_scores_them(
     assert everything.provenance.index is None
 
 
+def test_what_an_index_misses_is_told(
+    engine: Engine, everything: Ranking, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("molquery.query.search._MIN_CANDIDATES", 7)
+    monkeypatch.setattr("molquery.query.search._CANDIDATES_PER_HIT", 1)
+    found = search(engine, HYPOXIA, k=6, null=0, use_index=True)
+    missed = len(set(ids(everything)[:6]) - set(ids(found)))
+    assert 0 < missed < 6
+    said = f"{missed} of the 6 that rank highest are not among the 7 slides nearest"
+    assert any(said in note for note in found.notes)
+
+
 def test_without_an_index_candidates_come_from_an_exact_scan(
     aligned_copy: Path, everything: Ranking
 ) -> None:

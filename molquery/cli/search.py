@@ -42,7 +42,12 @@ _INTERVAL = (
     metavar="N",
     help="Random gene sets behind p, FDR and specificity; 0 for none.",
 )
-@click.option("--index", "use_index", is_flag=True, help="Rank only what an index finds.")
+@click.option(
+    "--index",
+    "use_index",
+    is_flag=True,
+    help="Rank only what an index finds: fast in an archive of millions.",
+)
 @click.option("--strict", is_flag=True, help="Refuse a signature that H&E hardly predicts.")
 @device_option
 @output_options

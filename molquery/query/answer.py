@@ -36,22 +36,23 @@ _P_ROWS = 131_072  # slides that are compared with random sets at a time: 300 MB
 class Answer:
     """What is known of a signature in every slide of an archive.
 
-    The scores of all slides are there; what is said of a single one is worked out where it is asked
-    for. Where `rows` (n_rows,) are positions of slides, results have a value for each.
+    What is said of slides is worked out where it is asked for. Where `rows` (n_rows,) are positions
+    of slides, results have a value for each.
 
     Attributes:
         match: where its genes are in the panel.
         quality: how well held-out patients say that it is predicted.
-        predicted: (n_slides,) scores by the method, in the units of the scoring.
+        sampled: whether other slides than those asked about are looked at only in a sample: see
+            `answer`.
         has_p: whether there are random sets to compare with.
         notes: for the user.
     """
 
     def __init__(
         self, engine: Engine, signature: Signature, method: str, scoring: str, null: int,
-        least: tuple[int, float],
+        least: tuple[int, float], sampled: bool,
     ) -> None:  # fmt: skip
-        self._engine, self._method = engine, method
+        self._engine, self._method, self.sampled = engine, method, sampled
         self.match, self._measured = engine.reference.score_one(
             signature, method=scoring, min_genes=least[0], min_fraction=least[1]
         )
@@ -61,10 +62,20 @@ class Answer:
             self._random = _random(engine, signature, self.match, scoring, null)
             self.notes = tuple(self._random.notes)
             self.has_p = len(self._random.sets) >= calibrate.LEAST_NULL
-        sets = [(self.match.positions, self.match.weights)]
-        self.predicted: Float = predict(engine, method, self._measured, sets)[:, 0]
-        self.quality = engine.predictability(self._measured, method=method, sets=sets)
+        self._sets = [(self.match.positions, self.match.weights)]
+        self.quality = engine.predictability(self._measured, method=method, sets=self._sets)
         self._above: Predictability | None = None
+
+    @cached_property
+    def predicted(self) -> Float:
+        """(n_slides,) scores by the method, in the units of the scoring."""
+        return predict(self._engine, self._method, self._measured, self._sets)[:, 0]
+
+    def at(self, rows: Ints) -> Float:
+        """(n_rows,) `predicted` of some slides."""
+        if not self.sampled:
+            return self.predicted[rows]
+        return predict(self._engine, self._method, self._measured, self._sets, slides=rows)[:, 0]
 
     def _by_chance(self, rows: Ints) -> Float:
         """(n_rows, n_random) scores of the random sets.
@@ -94,52 +105,64 @@ class Answer:
     @cached_property
     def _p(self) -> Float:
         """(n_slides,) p of the slides that were asked for; NaN of the others."""
-        return np.full(len(self.predicted), np.nan)
+        return np.full(self._engine.n_slides, np.nan)
 
     def p(self, rows: Ints) -> Float:
         """Share of random sets that score as high."""
         new = np.unique(rows[np.isnan(self._p[rows])])
         for start in range(0, len(new), _P_ROWS):
             some = new[start : start + _P_ROWS]
-            self._p[some] = empirical_p(self.predicted[some], self._by_chance(some))
+            self._p[some] = empirical_p(self.at(some), self._by_chance(some))
         return self._p[rows]
 
     @cached_property
     def _half_widths(self) -> HalfWidths:
-        return self._engine.half_widths(self.predicted, self._measured[:, 0], method=self._method)
+        known = self.at(self._engine.pairs.slide)
+        return self._engine.half_widths(known, self._measured[:, 0], method=self._method)
 
     def interval(self, rows: Ints) -> tuple[Float, Float]:
         """Low and high end of the prediction interval at `calibrate.LEVEL`; NaN where none is."""
-        half = self._half_widths.at(rows)
-        return self.predicted[rows] - half, self.predicted[rows] + half
+        half, middle = self._half_widths.at(rows), self.at(rows)
+        return middle - half, middle + half
 
     def without_interval(self, rows: Bools) -> int:
         """How many slides of a mask (n_slides,) have no prediction interval."""
         return self._half_widths.lacking(rows)
 
     def percentile(self, rows: Ints) -> Float:
-        """Of the scores among all slides of the archive."""
+        """Of the scores among all slides of the archive, or of the sample."""
+        if self.sampled:
+            return calibrate.standing(self.at(rows), self._sample[1])
         return calibrate.percentile(self.predicted, rows)
 
     def within_cohort(self, rows: Ints) -> tuple[Float, Float]:
-        """Percentile and standardised score in the slide's cohort."""
-        return calibrate.within_groups(self.predicted, self._engine.by_cohort, rows)
+        """Percentile and standardised score in the slide's cohort, or in those of it that are in
+        the sample; NaN where they are too few."""
+        cohorts = self._engine.by_cohort
+        if not self.sampled:
+            return calibrate.within_groups(self.predicted, cohorts, rows)
+        known = np.where(cohorts.names == "", -1, np.arange(len(cohorts.names)))
+        code = cohorts.code[self._engine.sample]
+        return calibrate.standing_in_groups(
+            self.at(rows), known[cohorts.code[rows]], self._sample[1], code
+        )
 
     @cached_property
     def vector(self) -> Float:
         """(dim,) of the shared space, whose inner product with slides follows the scores."""
-        return signature_vector(*self._sampled)
+        return signature_vector(*self._sample)
 
     @property
     def agreement(self) -> float | None:
         """The rank correlation of the scores and that inner product, over `Engine.sample`."""
-        vectors, scores = self._sampled
+        vectors, scores = self._sample
         return optional(spearman(vectors @ self.vector, scores))
 
-    @property
-    def _sampled(self) -> tuple[Matrix, Float]:
+    @cached_property
+    def _sample(self) -> tuple[Matrix, Float]:
+        """Shared vectors of the slides of `Engine.sample`, and their scores."""
         rows = self._engine.sample
-        return self._engine.shared_rows(SLIDES, rows), self.predicted[rows]
+        return self._engine.shared_rows(SLIDES, rows), self.at(rows)
 
 
 def answer(
@@ -151,6 +174,7 @@ def answer(
     null: int = calibrate.DEFAULT_NULL,
     min_genes: int = MIN_GENES,
     min_fraction: float = MIN_FRACTION,
+    sampled: bool = False,
 ) -> Answer:
     """The answer for a signature, remembered by the engine.
 
@@ -158,6 +182,8 @@ def answer(
         method: one of `molquery.query.methods.METHODS`.
         scoring: how reference profiles are scored.
         null: number of random gene sets behind p and specificity, at least 100; 0 for none.
+        sampled: score no slides but those asked about and those of `Engine.sample`, which
+            percentiles are then among.
 
     Raises:
         GeneSetError: too few genes of the signature are in the database, or it does not vary.
@@ -168,10 +194,10 @@ def answer(
             f"a null needs at least {calibrate.LEAST_NULL} random sets (0 turns it off)",
             found=str(null),
         )
-    key = (signature.sha256, method, scoring, null, min_genes, min_fraction)
+    key = (signature.sha256, method, scoring, null, min_genes, min_fraction, sampled)
     if key in engine.answers:
         return engine.answers[key]  # type: ignore[no-any-return]
-    found = Answer(engine, signature, method, scoring, null, (min_genes, min_fraction))
+    found = Answer(engine, signature, method, scoring, null, (min_genes, min_fraction), sampled)
     if len(engine.answers) >= _REMEMBERED:
         engine.answers.pop(next(iter(engine.answers)))
     engine.answers[key] = found

@@ -16,6 +16,8 @@ LEAST_NULL = 100  # random sets: fewer give no p below 0.01
 _BINS = 10
 #: From more slides than the first, about as many as the second stand for all of them.
 WHOLE, SAMPLE = 50_000, 10_000
+#: Slides of a sample that stand for their group, at least: a percentile is off by 5 or less.
+LEAST_OF_GROUP = 100
 _FEW_GROUPS = 64  # up to here each is sought by itself
 #: Level of the prediction intervals.
 LEVEL = 0.9
@@ -80,14 +82,34 @@ def fdr(p: Float, among: Float) -> Float:
 
 def percentile(values: Float, rows: Ints | None = None) -> Float:
     """Mid-rank percentile in [0, 100] of the values (n,), or of those in some rows (n_rows,)."""
-    if rows is None:
-        return percentile_rank(values)
-    wanted = values[rows]
+    return percentile_rank(values) if rows is None else standing(values[rows], values)
+
+
+def standing(wanted: Float, values: Float) -> Float:
+    """Mid-rank percentile in [0, 100] of numbers (n_wanted,) among values (n,)."""
     counted = len(values) - int(np.isnan(values).sum())
     ordered = np.sort(values)[:counted]  # NaN comes last
     below, upto = (np.searchsorted(ordered, wanted, side) for side in ("left", "right"))
     found = 100.0 * ((below + upto + 1) / 2.0 - 0.5) / max(counted, 1)
     return np.where(np.isnan(wanted), np.nan, found)
+
+
+def standing_in_groups(wanted: Float, own: Ints, values: Float, code: Ints) -> tuple[Float, Float]:
+    """As `within_groups`, of numbers among a sample of the values of their own group.
+
+    Both are NaN where the sample has fewer than `LEAST_OF_GROUP` of the group.
+
+    Args:
+        wanted: (n_wanted,) numbers, and own: (n_wanted,) their groups.
+        values: (n,) the sample, and code: (n,) the groups.
+    """
+    percentiles, standard = np.full(len(wanted), np.nan), np.full(len(wanted), np.nan)
+    for g in np.unique(own).tolist():
+        mine, inside = own == g, values[code == g]
+        if len(inside) >= LEAST_OF_GROUP:
+            percentiles[mine] = standing(wanted[mine], inside)
+            standard[mine] = (wanted[mine] - inside.mean()) / (inside.std() or np.nan)
+    return percentiles, standard
 
 
 def within_groups(values: Float, groups: Groups, rows: Ints | None = None) -> tuple[Float, Float]:

@@ -282,12 +282,13 @@ class Engine:
 
         As `half_widths`, of every slide.
         """
-        half = self.half_widths(predicted, measured, level, method=method).at()
+        known = predicted[self.pairs.slide]
+        half = self.half_widths(known, measured, level, method=method).at()
         return predicted - half, predicted + half
 
     def half_widths(
         self,
-        predicted: Float,
+        known: Float,
         measured: Float,
         level: float = calibrate.LEVEL,
         *,
@@ -305,7 +306,7 @@ class Engine:
         rest. NaN where neither can be measured.
 
         Args:
-            predicted: (n_slides,) scores by the method.
+            known: (n_pairs,) scores by the method of the held-out slides, `pairs.slide`.
             measured: (n_reference,) scores of the same signature in the reference.
             method: what predicted. Cohorts left out are predicted by the ridge, as `blend` does; by
                 another method a cohort without enough patients has no interval.
@@ -320,7 +321,7 @@ class Engine:
         groups = self.texts[self._split_on].at(slide)
         truth = measured[profile]
         spread = self._spread(measured)
-        errors = np.abs(truth - predicted[slide]) / spread(slide)
+        errors = np.abs(truth - known) / spread(slide)
         bounds = calibrate.cohort_bounds(errors, cohorts, groups, level)
         elsewhere = np.nan
         if COHORT_SCHEME in self.operators and method in ("blend", "ridge"):

@@ -15,7 +15,7 @@ import itertools
 import json
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from threading import Thread
@@ -31,7 +31,8 @@ from molquery.database.store import BATCH
 from molquery.errors import DatabaseError
 from molquery.evaluate.held_out import SPECTRUM_GENES, HeldOutPairs, predictabilities
 from molquery.genesets import collections
-from molquery.predict import PATIENT_SCHEME, Fitted, Operator
+from molquery.predict import BY_SLIDE, PATIENT_SCHEME, Excerpt, Fitted, Operator, is_small
+from molquery.query import calibrate
 from molquery.records import Predictability
 from molquery.reference import Moments, Reference
 from molquery.schema import PROFILES, SLIDES
@@ -50,8 +51,9 @@ _LARGE = 1 << 28
 _AHEAD = 8_192  # rows that are checked at a time
 #: What of a larger one is checked as it is read.
 _LATER = {f"{PATIENT_SCHEME}.{name}" for name in ("neighbours", "weights", "components")}
-#: What the file holds of every slide.
-_BY_SLIDE = [f.name for f in fields(Operator) if f.name != "solvers"]
+#: Rows of a large archive's operator that every query reads: those of the slides with RNA, and of
+#: the slides that stand for all (`calibrate.sampled`).
+_EXCERPT = "excerpt"
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,13 +113,20 @@ def _read(arrays: Arrays) -> Prepared:
         later = large and name in _LATER
         return Rows(arrays, name) if later else arrays.whole(name)
 
+    def rows_of(scheme: str) -> dict[str, Any]:
+        return {name: array(f"{scheme}.{name}") for name in BY_SLIDE}
+
     operators = {
-        scheme: Operator(**{f.name: array(f"{scheme}.{f.name}") for f in fields(Operator)})
+        scheme: Operator(**rows_of(scheme), solvers=array(f"{scheme}.solvers"))
         for scheme in told["schemes"]
     }
+    if f"{_EXCERPT}.rows" in arrays:
+        every = operators[PATIENT_SCHEME]
+        excerpt = Excerpt(**rows_of(_EXCERPT), solvers=every.solvers)
+        operators[PATIENT_SCHEME] = replace(every, excerpt=excerpt)
     moments = Moments(*(array(f"moments.{f.name}") for f in fields(Moments)))
     spectrum = {name: Predictability(**values) for name, values in told["spectrum"].items()}
-    held = (getattr(operators[PATIENT_SCHEME], name) for name in _BY_SLIDE)
+    held = (getattr(operators[PATIENT_SCHEME], name) for name in BY_SLIDE)
     later = tuple(array for array in held if isinstance(array, Rows))
     return Prepared(operators, moments, spectrum, later)
 
@@ -194,7 +203,10 @@ def _write(
 
     def put(part: Operator) -> None:
         nonlocal done
-        _put(draft, part)
+        _put(draft, PATIENT_SCHEME, part, part.rows)
+        mine = np.flatnonzero(np.isin(part.rows, often))
+        some = replace(part, **{name: getattr(part, name)[mine] for name in BY_SLIDE})
+        _put(draft, _EXCERPT, some, np.searchsorted(often, some.rows))
         done += len(part.rows)
         if progress:
             progress(STAGE, done, n)
@@ -202,18 +214,23 @@ def _write(
     fitted = planned.fitted
     n, predictor = len(fitted.slides.keys), fitted.predictor
     small = {
-        f"{scheme}.{f.name}": getattr(operator, f.name)
+        f"{scheme}.{name}": getattr(operator, name)
         for scheme, operator in fitted.measured.items()
         if scheme != PATIENT_SCHEME
-        for f in fields(Operator)
+        for name in (*BY_SLIDE, "solvers")
     }
     small |= {f"moments.{f.name}": getattr(planned.moments, f.name) for f in fields(Moments)}
     small |= {f"{PATIENT_SCHEME}.solvers": predictor.solvers, _CONTENT: fitted.content}
     sample = fitted.measured[PATIENT_SCHEME]
     layout = {name: (array.dtype, array.shape) for name, array in small.items()}
-    for name in _BY_SLIDE:
-        array = getattr(sample, name)
-        layout[f"{PATIENT_SCHEME}.{name}"] = (array.dtype, (n, *array.shape[1:]))
+    often = np.empty(0, np.int64)
+    if n > calibrate.WHOLE and not is_small(n, sample.n_reference):
+        often = np.union1d(calibrate.sampled(np.arange(n)), sample.rows)
+    for scheme, count in ((PATIENT_SCHEME, n), (_EXCERPT, len(often))):
+        for name in BY_SLIDE:
+            array = getattr(sample, name)
+            if count:
+                layout[f"{scheme}.{name}"] = (array.dtype, (count, *array.shape[1:]))
     told = {
         "schemes": list(fitted.measured),
         "groups": list(predictor.groups),
@@ -233,17 +250,16 @@ def _write(
             put(part)
 
 
-def _put(draft: Draft, part: Operator) -> None:
-    """Write the weights of some slides, whose positions ascend."""
-    positions = part.rows
-    # Runs of positions that follow one another are written at once.
-    breaks = np.flatnonzero(np.diff(positions) != 1) + 1
-    bounds = [0, *breaks.tolist(), len(positions)]
-    for name in _BY_SLIDE:
+def _put(draft: Draft, scheme: str, part: Operator, places: Ints) -> None:
+    """Write the weights of some slides to ascending places (n_slides,)."""
+    # Places that follow one another are written at once.
+    breaks = np.flatnonzero(np.diff(places) != 1) + 1
+    bounds = [0, *breaks.tolist(), len(places)]
+    for name in BY_SLIDE:
         array = getattr(part, name)
         for first, last in itertools.pairwise(bounds):
             if last > first:
-                draft.put(f"{PATIENT_SCHEME}.{name}", array[first:last], int(positions[first]))
+                draft.put(f"{scheme}.{name}", array[first:last], int(places[first]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,7 +278,7 @@ class _Held:
     def weights(self, positions: Ints) -> Operator:
         """Those of some slides, as they are to be stored anew."""
         rows = self.at[positions]
-        found = {name: getattr(self.operator, name)[rows] for name in _BY_SLIDE}
+        found = {name: getattr(self.operator, name)[rows] for name in BY_SLIDE}
         found |= {"rows": positions, "group": self.group[found["group"]]}
         return Operator(**found, solvers=self.operator.solvers)
 
@@ -277,7 +293,10 @@ def _held(database: Database, fitted: Fitted) -> _Held | None:
         return None
     arrays, metadata = read_arrays(found[1])
     told = json.loads(metadata["molquery"])
-    operator = Operator(**{f.name: arrays[f"{PATIENT_SCHEME}.{f.name}"] for f in fields(Operator)})
+    stored: dict[str, Any] = {
+        name: arrays[f"{PATIENT_SCHEME}.{name}"] for name in (*BY_SLIDE, "solvers")
+    }
+    operator = Operator(**stored)
     order = np.argsort(arrays[_CONTENT][:, 0], kind="stable")
     held = arrays[_CONTENT][order]
     at = np.minimum(np.searchsorted(held[:, 0], fitted.content[:, 0]), len(held) - 1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -24,7 +24,7 @@ from molquery.texts import Groups
 from molquery.vectors import Bools, Float, Ints
 
 #: How many candidates an index hands over to be ranked, per answer wanted, and at least.
-_CANDIDATES_PER_HIT, _MIN_CANDIDATES = 20, 200
+_CANDIDATES_PER_HIT, _MIN_CANDIDATES = 100, 2_000
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,9 @@ COLUMNS: Mapping[str, str] = {
     "score": "predicted activity, in the units of the scoring (mean z over the reference)",
     "low": f"lower end of the {calibrate.LEVEL:.0%} prediction interval of the measured score",
     "high": "its upper end; both are empty where too few patients have RNA to give one",
-    "percentile": "of the score among all slides of the archive, 0 to 100",
+    "percentile": "of the score among all slides of the archive, 0 to 100; with --index, of "
+    f"more than {calibrate.WHOLE:,}, among about {calibrate.SAMPLE:,} evenly spaced ones, as the "
+    "next two are",
     "cohort_percentile": "of the score among the slides of its cohort",
     "cohort_z": "score minus the cohort's mean, in the cohort's standard deviations",
     "p": "share of random gene sets of like size and expression that score as high in this slide",
@@ -130,7 +132,8 @@ def search(
         scoring: how reference profiles are scored: 'mean_z', 'ssgsea' or 'rank'.
         null: number of random gene sets behind p, FDR and specificity; 0 leaves them out.
         strict: refuse a signature whose held-out correlation is below the floor.
-        use_index: rank only what an index finds for the signature's vector, not every slide.
+        use_index: rank only what an index finds for the signature's vector, not every slide. Of
+            more than `calibrate.WHOLE` slides, percentiles are then among a sample of them.
         device: where an index is searched: 'auto', 'cpu', 'gpu' or 'gpu:N'.
 
     Raises:
@@ -141,7 +144,9 @@ def search(
     check(method)
     if k < 1:
         raise InputError("k must be at least 1", found=str(k))
-    engine.look_ahead()
+    few = use_index and not within and engine.n_slides > calibrate.WHOLE
+    if not few:
+        engine.look_ahead()
     allowed = engine.slides_where(where)
     found = answer(
         engine,
@@ -151,24 +156,29 @@ def search(
         null=null,
         min_genes=min_genes,
         min_fraction=min_fraction,
+        sampled=few,
     )
-    coverage, predicted = found.match.coverage, found.predicted
+    coverage = found.match.coverage
     notes = signature_notes(signature, coverage, found.match.lost, found.quality, strict=strict)
     notes += found.notes
-    order_by = predicted
+    standard: Float | None = None
     if within:
         own = within == COHORT
         groups = engine.by_cohort if own else Groups.of(engine.slide_column(within))
-        order_by = calibrate.within_groups(predicted, groups)[1]
-        lost = int((allowed & np.isnan(order_by)).sum())
+        standard = calibrate.within_groups(found.predicted, groups)[1]
+        lost = int((allowed & np.isnan(standard)).sum())
         if lost:
             notes.append(f"{lost} slides have no {within}, or are alone in theirs: not ranked")
-            allowed &= ~np.isnan(order_by)
+            allowed &= ~np.isnan(standard)
     index_name = None
     candidates = allowed
     if use_index:
         index_name, candidates = _candidates(engine, found.vector, allowed, k, device, notes)
-    rows = _top(order_by, candidates, k)
+    values = found.at if standard is None else standard.__getitem__
+    mine = np.flatnonzero(candidates)
+    rows = _top(values(mine), mine, k)
+    if use_index:
+        notes += _what_an_index_misses(rows, mine, None if few else values, allowed)
 
     low, high = found.interval(rows)
     cohort_percentile, cohort_z = found.within_cohort(rows)
@@ -177,15 +187,23 @@ def search(
         "slide_id": engine.texts[SLIDES.key].at(rows).tolist(),
         "patient_id": engine.texts[PATIENT].at(rows).tolist(),
         "cohort": [c or None for c in engine.texts[COHORT].at(rows).tolist()],
-        "score": predicted[rows],
+        "score": found.at(rows),
         "low": low,
         "high": high,
         "percentile": found.percentile(rows),
         "cohort_percentile": cohort_percentile,
         "cohort_z": cohort_z,
     }
-    if within and within != COHORT:
-        columns[f"{within}_z"] = order_by[rows]
+    if standard is not None and within != COHORT:
+        columns[f"{within}_z"] = standard[rows]
+    if found.sampled:
+        n = len(engine.sample)
+        notes.append(f"percentiles are among {n} evenly spaced ones of {engine.n_slides} slides")
+        if lost := int(np.isnan(cohort_percentile).sum()):
+            notes.append(
+                f"no cohort_percentile and no cohort_z of {lost} slides: fewer than "
+                f"{calibrate.LEAST_OF_GROUP} of these are of their cohort"
+            )
     if found.has_p:
         ranked = np.flatnonzero(allowed)
         among = calibrate.sampled(ranked)
@@ -250,11 +268,29 @@ def _candidates(
     return name, mask
 
 
-def _top(order_by: Float, candidates: Bools, k: int) -> Ints:
-    """Positions of the k highest values among the candidates; ties break by slide id."""
-    rows = np.flatnonzero(candidates)
+def _what_an_index_misses(
+    rows: Ints, candidates: Ints, values: Callable[[Ints], Float] | None, allowed: Bools
+) -> list[str]:
+    """A note on slides that rank high and are not among the candidates.
+
+    Args:
+        rows: the slides that are returned.
+        values: what is ranked by; None where it is known of the candidates alone.
+    """
+    n, every = len(candidates), np.flatnonzero(allowed)
+    near = f"the {n} slides nearest to the signature's vector"
+    if n == len(every):
+        return []
+    if values is None:
+        return [f"only {near} are ranked: others may score higher (without --index all are ranked)"]
+    missed = len(rows) - int(np.isin(rows, _top(values(every), every, len(rows))).sum())
+    return [f"{missed} of the {len(rows)} that rank highest are not among {near}"] if missed else []
+
+
+def _top(values: Float, rows: Ints, k: int) -> Ints:
+    """The rows (n,), ascending, of the k highest values (n,); ties break by slide id."""
     if k < len(rows):
-        least = -np.partition(-order_by[rows], k - 1)[k - 1]
-        rows = rows[order_by[rows] >= least]
+        least = -np.partition(-values, k - 1)[k - 1]
+        rows, values = rows[values >= least], values[values >= least]
     # Rows are in id order, so a stable sort breaks ties by id.
-    return rows[np.argsort(-order_by[rows], kind="stable")[:k]]
+    return rows[np.argsort(-values, kind="stable")[:k]]
