@@ -229,6 +229,12 @@ def test_damage_is_found_in_the_rows_that_are_read(large: Engine) -> None:
     write_bytes(path, bytes(content))  # a file of its own: the old one is still mapped
     with pytest.raises(DatabaseError, match="is damaged"):
         search(Engine(Database.open(database.path)), HYPOXIA, k=3, null=0)
+    weights = Engine(Database.open(database.path)).operator.weights
+    np.testing.assert_array_equal(weights[np.array([4, 6])], large.operator.weights[[4, 6]])
+    with pytest.raises(DatabaseError, match="row 5 of patient.weights is not what was written"):
+        weights[np.array([4, 5])]
+    with pytest.raises(DatabaseError, match=r"bytes \d+ and on"):
+        weights[np.arange(len(weights))]
     content[start + 3] ^= 1
     write_bytes(path, bytes(content))
     again = search(Engine(Database.open(database.path)), HYPOXIA, k=3, null=0)

@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from molquery.database import Database
 from molquery.database.drafts import Draft
-from molquery.database.mapped import Arrays
+from molquery.database.mapped import SUMS, Arrays, row_sums
 from molquery.errors import DatabaseError, IndexFileError
 from molquery.index import library, scan
 from molquery.index.assembly import Span, assemble, fill, silent
@@ -264,6 +264,7 @@ def _write_vectors(
     def write(path: Path) -> None:
         layout = {
             _VECTORS: (dtype, (source.n, source.dim)),
+            _VECTORS + SUMS: (np.uint64, (source.n,)),
             _ENDS: (np.int64, ends.shape),
             _KEYS: (np.uint8, blob.shape),
         }
@@ -274,7 +275,9 @@ def _write_vectors(
             for start in range(0, source.n, _BATCH):
                 tell(f"writing vectors of {source.spec.name}", start, source.n)
                 rows = np.arange(start, min(start + _BATCH, source.n))
-                draft.put(_VECTORS, source.vectors(rows).astype(dtype), start)
+                vectors = np.ascontiguousarray(source.vectors(rows), dtype)
+                draft.put(_VECTORS, vectors, start)
+                draft.put(_VECTORS + SUMS, row_sums(vectors), start)
 
     key = index_key(source.space["name"], source.spec, recipe.name)
     entry = _facts(database, source, recipe) | {"recall_at_10": 1.0, "recall_wanted": 1.0}

@@ -26,7 +26,7 @@ import numpy as np
 from molquery import predict
 from molquery.database import Database
 from molquery.database.drafts import Draft, read_arrays
-from molquery.database.mapped import Arrays, Checked, Rows
+from molquery.database.mapped import SUMS, Arrays, Checked, Rows, row_sums
 from molquery.database.store import BATCH
 from molquery.errors import DatabaseError
 from molquery.evaluate.held_out import SPECTRUM_GENES, HeldOutPairs, predictabilities
@@ -231,6 +231,7 @@ def _write(
             array = getattr(sample, name)
             if count:
                 layout[f"{scheme}.{name}"] = (array.dtype, (count, *array.shape[1:]))
+    layout |= {name + SUMS: (np.dtype(np.uint64), (n,)) for name in _LATER}
     told = {
         "schemes": list(fitted.measured),
         "groups": list(predictor.groups),
@@ -255,11 +256,12 @@ def _put(draft: Draft, scheme: str, part: Operator, places: Ints) -> None:
     # Places that follow one another are written at once.
     breaks = np.flatnonzero(np.diff(places) != 1) + 1
     bounds = [0, *breaks.tolist(), len(places)]
-    for name in BY_SLIDE:
-        array = getattr(part, name)
+    arrays = {f"{scheme}.{name}": np.ascontiguousarray(getattr(part, name)) for name in BY_SLIDE}
+    arrays |= {name + SUMS: row_sums(arrays[name]) for name in _LATER & arrays.keys()}
+    for name, array in arrays.items():
         for first, last in itertools.pairwise(bounds):
             if last > first:
-                draft.put(f"{scheme}.{name}", array[first:last], int(places[first]))
+                draft.put(name, array[first:last], int(places[first]))
 
 
 @dataclass(frozen=True, slots=True)
