@@ -187,6 +187,8 @@ class Arrays:
         values = self.unchecked(name)
         good = self._good.setdefault(name, np.zeros(len(values), dtype=bool))
         todo = rows[~good[rows]]
+        if len(todo) == 0:
+            return
         differ = todo[row_sums(values[todo]) != self.rows(name + SUMS, todo)]
         if len(differ):
             raise self.file.damaged(f"row {differ[0]} of {name} is not what was written")
