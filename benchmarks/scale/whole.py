@@ -13,14 +13,15 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from benchmarks.scale import machine
-from benchmarks.scale.archive import Archive, archive
+from benchmarks.scale.archive import Archive, Matrix, archive
 from benchmarks.scale.measure import Result, Task, folder_of, method
 
 PROFILES, GENES = 2_000, 2_000  # of the paired reference
@@ -52,10 +53,10 @@ def ingest(task: Task) -> Result:
             seconds = machine.timed(lambda to=folder: write_lance(held, to))  # type: ignore[misc]
             lance.append(vectors.nbytes / 1e9 / seconds)
             written = folder / "archive.mq"
-            _molquery(written, "init")
+            molquery(written, "init")
             os.sync()
             start = time.perf_counter()
-            spent = _molquery(written, "ingest", "slides", str(source), "--encoder", "made-up")
+            spent = molquery(written, "ingest", "slides", str(source), "--encoder", "made-up")
             peaks.append(spent.peak)
             os.sync()
             ours.append(vectors.nbytes / 1e9 / (time.perf_counter() - start))
@@ -91,7 +92,7 @@ def start(task: Task) -> Result:
     for turn in range(6):  # the first one warms the disk
         for name, command in commands.items():
             begun = time.perf_counter()
-            used.setdefault(name, []).append(_molquery(database, *command))
+            used.setdefault(name, []).append(molquery(database, *command))
             times.setdefault(name, []).append(1000 * (time.perf_counter() - begun))
         for name, call in (
             ("Python: open and first search", f"search({_ASKED!r}, k=10)"),
@@ -199,34 +200,48 @@ def _slide_id(row: int) -> str:
     return f"S{row:08d}"
 
 
+def _patient_id(row: int) -> str:
+    return f"P{row:08d}"
+
+
 def _slides_file(held: Archive) -> Path:
-    """The archive as a Parquet file of slides: ids, patients, cohorts and embeddings."""
+    """The archive as a Parquet file of slides."""
+    path = held.folder / "slides.parquet"
+    if not path.is_file():
+        blocks = (slice(begin, begin + 20_000) for begin in range(0, held.rows, 20_000))
+        write_slides(path, ((np.asarray(held.vectors[b]), held.cohorts[b]) for b in blocks))
+    return path
+
+
+def write_slides(path: Path, blocks: Iterable[tuple[Matrix, npt.NDArray[np.int64]]]) -> None:
+    """A Parquet file of slides: ids, patients, cohorts and embeddings.
+
+    Args:
+        blocks: embeddings (n, d) float32 and the numbers of the cohorts (n,).
+    """
     import pyarrow as pa
     from pyarrow import parquet
 
-    path = held.folder / "slides.parquet"
-    if path.is_file():
-        return path
-    dim = held.vectors.shape[1]
-    names = ("slide_id", "patient_id", "cohort", "embedding")
-    kinds = [pa.string(), pa.string(), pa.string(), pa.list_(pa.float32(), dim)]
-    schema = pa.schema(list(zip(names, kinds, strict=True)))
-    cohorts = held.cohorts
-    with parquet.ParquetWriter(
-        path.with_suffix(".part"), schema, compression="none", use_dictionary=False
-    ) as writer:
-        for begin in range(0, held.rows, 20_000):
-            rows = range(begin, min(begin + 20_000, held.rows))
-            block = pa.array(np.asarray(held.vectors[begin : rows.stop]).reshape(-1))
-            columns = [
-                pa.array([_slide_id(i) for i in rows]),
-                pa.array([f"P{i:08d}" for i in rows]),
-                pa.array([f"C{c:02d}" for c in cohorts[begin : rows.stop]]),
-                pa.FixedSizeListArray.from_arrays(block, dim),
-            ]
-            writer.write_table(pa.Table.from_arrays(columns, schema=schema))
-    os.replace(path.with_suffix(".part"), path)
-    return path
+    part, first, writer = path.with_suffix(".part"), 0, None
+    for vectors, cohorts in blocks:
+        rows = range(first, first + len(vectors))
+        table = pa.table({
+            "slide_id": [_slide_id(i) for i in rows],
+            "patient_id": [_patient_id(i) for i in rows],
+            "cohort": [f"C{c:02d}" for c in cohorts],
+            "embedding": pa.FixedSizeListArray.from_arrays(
+                pa.array(vectors.reshape(-1)), vectors.shape[1]
+            ),
+        })  # fmt: skip
+        if writer is None:
+            writer = parquet.ParquetWriter(
+                part, table.schema, compression="none", use_dictionary=False
+            )
+        writer.write_table(table)
+        first = rows.stop
+    assert writer is not None
+    writer.close()
+    os.replace(part, path)
 
 
 def _aligned(held: Archive) -> tuple[Path, list[Result]]:
@@ -237,8 +252,8 @@ def _aligned(held: Archive) -> tuple[Path, list[Result]]:
     if done.is_file() and database.is_dir():
         return database, json.loads(done.read_text("utf-8"))
     if not database.is_dir():
-        _molquery(database, "init")
-        _molquery(database, "ingest", "slides", str(_slides_file(held)), "--encoder", "made-up")
+        molquery(database, "init")
+        molquery(database, "ingest", "slides", str(_slides_file(held)), "--encoder", "made-up")
     lines: list[Result] = []
     for command in (
         ("ingest", "profiles", str(_profiles_file(held)), "--scale", "log2"),
@@ -247,7 +262,7 @@ def _aligned(held: Archive) -> tuple[Path, list[Result]]:
         ("search", "--geneset", _ASKED, "-k", "10"),
     ):
         begun = time.perf_counter()
-        used = _molquery(database, *command)
+        used = molquery(database, *command)
         spent = 1000 * (time.perf_counter() - begun)
         name = " ".join(word for word in command[:2] if not word.startswith("-"))
         lines.append({"method": f"once: molquery {name}", "median_ms": spent, "quiet_ms": spent,
@@ -257,7 +272,13 @@ def _aligned(held: Archive) -> tuple[Path, list[Result]]:
 
 
 def _profiles_file(held: Archive) -> Path:
-    """Expression of the first patients, a noisy linear function of their embeddings."""
+    path = held.folder / "profiles.parquet"
+    write_profiles(path, np.asarray(held.vectors[: min(PROFILES, held.rows // 2)]))
+    return path
+
+
+def write_profiles(path: Path, vectors: Matrix) -> None:
+    """Expression of the first patients, a noisy linear function of their embeddings (n, d)."""
     import pyarrow as pa
     from pyarrow import parquet
 
@@ -265,37 +286,33 @@ def _profiles_file(held: Archive) -> Path:
 
     genes = sorted({g for s in collections.hallmark() for g in s.genes})[:GENES]
     rng = np.random.default_rng(1)
-    n = min(PROFILES, held.rows // 2)
-    x = np.asarray(held.vectors[:n])
-    signal = x @ rng.standard_normal((x.shape[1], len(genes)), dtype=np.float32)
+    signal = vectors @ rng.standard_normal((vectors.shape[1], len(genes)), dtype=np.float32)
     values = 8 + signal + 0.5 * rng.standard_normal(signal.shape, dtype=np.float32)
-    table = {"patient_id": [f"P{i:08d}" for i in range(n)]}
+    table = {"patient_id": [_patient_id(i) for i in range(len(vectors))]}
     table |= {g: values[:, j] for j, g in enumerate(genes)}
-    path = held.folder / "profiles.parquet"
     parquet.write_table(pa.table(table), path)
-    return path
 
 
 @dataclass(frozen=True, slots=True)
 class Used:
-    """What a command has used: processor time in ms, peak memory in MB."""
+    """What a command has used: processor time in ms, peak memory in MB; and what it wrote."""
 
     cpu: float
     peak: float
+    output: str = ""
 
 
-def _molquery(database: Path, *command: str) -> Used:
+def molquery(database: Path, *command: str) -> Used:
     """Run a command of molquery in a new process.
 
     Raises:
         RuntimeError: it failed; holds the end of what it said.
     """
     program = Path(sys.executable).with_name("molquery")
-    with tempfile.TemporaryFile() as said:
+    with tempfile.TemporaryFile() as said, tempfile.TemporaryFile() as wrote:
         process = subprocess.Popen(
-            [str(program), "--db", str(database), *command],
-            stdout=subprocess.DEVNULL, stderr=said,
-        )  # fmt: skip
+            [str(program), "--db", str(database), *command], stdout=wrote, stderr=said
+        )
         ended, peaks = threading.Event(), [0.0]
 
         def watch() -> None:
@@ -312,7 +329,9 @@ def _molquery(database: Path, *command: str) -> Used:
             said.seek(0)
             last = said.read().decode(errors="replace").strip()[-300:]
             raise RuntimeError(f"molquery {' '.join(command)}: {last}")
-    return Used(1000 * (used.ru_utime + used.ru_stime), max(peaks))
+        wrote.seek(0)
+        output = wrote.read().decode(errors="replace")
+    return Used(1000 * (used.ru_utime + used.ru_stime), max(peaks), output)
 
 
 def _python(code: str) -> str:
