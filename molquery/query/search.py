@@ -24,7 +24,7 @@ from molquery.texts import Groups
 from molquery.vectors import Bools, Float, Ints
 
 #: How many candidates an index hands over to be ranked, per answer wanted, and at least.
-_CANDIDATES_PER_HIT, _MIN_CANDIDATES = 100, 2_000
+_CANDIDATES_PER_HIT, _MIN_CANDIDATES = 250, 5_000
 
 
 @dataclass(frozen=True)
