@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,8 +17,7 @@ from molquery.database import Database, manifest
 from molquery.database.manifest import Manifest
 from molquery.errors import DatabaseError, OutputError
 from molquery.files import is_uri, sweep, sync, temporary_directory, umask
-
-Progress = Callable[[str, int, int], None]
+from molquery.progress import Progress
 
 _BLOCK = 1 << 20
 #: How often a copy begins again because the version that it copies was dropped meanwhile.

@@ -20,6 +20,7 @@ from molquery import environment, genes, index, schema
 from molquery.database import Database, leftovers, list_to_matrix, lock, manifest
 from molquery.errors import DatabaseError, MolqueryError, some
 from molquery.files import is_uri
+from molquery.progress import Progress, silent
 from molquery.query import prepared
 from molquery.query.engine import Engine
 from molquery.query.indexes import build_indexes
@@ -28,7 +29,6 @@ from molquery.schema import PROFILES, SLIDES, TableSpec
 from molquery.space import DEFAULT_SPACE, need_space, project_tables, space_facts
 from molquery.vectors import Bools
 
-Progress = Callable[[str, int, int], None]
 State = Mapping[str, Any]
 
 _LITTLE_DISK = 1 << 30  # bytes; an alignment or a compaction writes a table once more
@@ -79,11 +79,11 @@ def examine(path: Path | str | None, *, progress: Progress | None = None) -> Dia
     """
     findings = list(_installation())
     if path is not None and is_uri(path):
-        findings += _remote(Database.open(path), progress or _silent)
+        findings += _remote(Database.open(path), progress or silent)
     elif path is not None:
         if not manifest.kept_versions(Path(path)):
             Database.open(path)  # says what is there instead
-        findings += _database(Path(path), progress or _silent)
+        findings += _database(Path(path), progress or silent)
     return Diagnosis(environment.environment(), tuple(findings))
 
 
@@ -96,7 +96,7 @@ def repair(path: Path | str, *, progress: Progress | None = None) -> Diagnosis:
     Raises:
         DatabaseError: there is no database at the path, or it cannot be written.
     """
-    tell = progress or _silent
+    tell = progress or silent
     done: list[str] = []
     found = examine(path, progress=tell)
     if any(f.check == "manifest" and f.mends for f in found.findings):
@@ -154,9 +154,6 @@ def _builds(database: Database) -> Iterator[tuple[str, Callable[[], object]]]:
             build_indexes(Engine(database), load_recipe(recipe))
 
         yield recipe, build
-
-
-def _silent(stage: str, done: int, total: int) -> None: ...
 
 
 def _ok(check: str, what: str) -> Finding:

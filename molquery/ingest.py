@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -39,14 +39,13 @@ from molquery.errors import (
     some,
 )
 from molquery.metadata import check_text, storable
+from molquery.progress import Progress
 from molquery.records import IngestReport, MetadataReport
 from molquery.resume import Resume, resuming
 from molquery.schema import PROFILES, SLIDES, TableSpec
 from molquery.space import SharedSpace, current_space, project_rows, project_slides
 from molquery.threads import Mapper, ahead
 from molquery.vectors import Matrix, check_rows
-
-Progress = Callable[[str, int, int], None]
 
 #: Bytes of vectors that an ingest holds in memory; more are written while they are read.
 HELD_BYTES = 128 << 20

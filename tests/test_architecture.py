@@ -24,7 +24,7 @@ LAYERS = (
     {"evaluate", "predict", "reference", "space", "index", "recipes", "genesets", "readers",
      "genes", "database", "resume", "rna", "metadata"},
     {"records", "vectors", "texts", "schema", "errors", "files", "barcodes", "encoders", "threads",
-     "data", "scales", "keys", "filters", "processes", "images", "sparse", "arrow"},
+     "data", "scales", "keys", "filters", "processes", "images", "sparse", "arrow", "progress"},
 )  # fmt: skip
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 

@@ -231,7 +231,7 @@ def test_damage_is_found_in_the_rows_that_are_read(large: Engine) -> None:
         search(Engine(Database.open(database.path)), HYPOXIA, k=3, null=0)
     weights = Engine(Database.open(database.path)).operator.weights
     np.testing.assert_array_equal(weights[np.array([4, 6])], large.operator.weights[[4, 6]])
-    with pytest.raises(DatabaseError, match="row 5 of patient.weights is not what was written"):
+    with pytest.raises(DatabaseError, match=r"row 5 of patient\.weights is not what was written"):
         weights[np.array([4, 5])]
     with pytest.raises(DatabaseError, match=r"bytes \d+ and on"):
         weights[np.arange(len(weights))]

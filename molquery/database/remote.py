@@ -16,7 +16,7 @@ from __future__ import annotations
 import hashlib
 import time
 import uuid
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -35,8 +35,7 @@ from molquery.files import (
     temporary_file,
     write_bytes,
 )
-
-Progress = Callable[[str, int, int], None]
+from molquery.progress import Progress
 
 #: Written with the manifest: no two of its states are the same, so that a tag is of one alone.
 COMMIT = "commit"

@@ -10,6 +10,7 @@ import numpy as np
 from molquery.index import library, tuning
 from molquery.index.library import Vectors
 from molquery.index.searcher import Check, Searcher, Settings
+from molquery.progress import Progress, silent
 from molquery.recipes import Recipe, bad_factory
 
 _BATCH = 65_536
@@ -18,16 +19,12 @@ SHARD = 1_048_576  # rows of an index that another process fills
 Span = tuple[int, int]  # rows from the first to before the second
 
 
-def fill(handle: Any, vectors: Vectors, span: Span, tell: Callable[[str, int, int], None]) -> None:
+def fill(handle: Any, vectors: Vectors, span: Span, tell: Progress) -> None:
     """Add rows from start to stop to a trained index, some at a time."""
     for start in range(*span, _BATCH):
         tell("adding rows", start, span[1])
         rows = vectors[start : min(start + _BATCH, span[1])]
         handle.add(np.ascontiguousarray(rows, np.float32))
-
-
-def silent(stage: str, done: int, total: int) -> None:
-    """Progress that nobody is told of."""
 
 
 def assemble(
@@ -38,7 +35,7 @@ def assemble(
     truth: Vectors | None = None,
     devices: tuple[int, ...] = (),
     check: Check | None = None,
-    progress: Callable[[str, int, int], None] | None = None,
+    progress: Progress | None = None,
     shards: Callable[[bytes, Sequence[Span]], Iterator[bytes]] | None = None,
 ) -> tuple[Searcher, float]:
     """Build an index over stored vectors (n, d), in memory, and measure its recall at 10.

@@ -22,10 +22,11 @@ from molquery.database.drafts import Draft
 from molquery.database.mapped import SUMS, Arrays, row_sums
 from molquery.errors import DatabaseError, IndexFileError
 from molquery.index import library, scan
-from molquery.index.assembly import Span, assemble, fill, silent
+from molquery.index.assembly import Span, assemble, fill
 from molquery.index.entries import index_key, too_lossy, why_stale
 from molquery.index.searcher import Searcher, Settings
 from molquery.index.tuning import RECALL, measured_recall, tune
+from molquery.progress import Progress, silent
 from molquery.recipes import Recipe, load_recipe
 from molquery.schema import TableSpec
 from molquery.threads import Mapper
@@ -36,8 +37,6 @@ _BATCH = 65_536
 #: Up to this many bytes of vectors an exact scan is preferred to an approximate index: some 40 ms.
 EXACT_UP_TO = 1_100_000_000
 _BUILD = "molquery index build"
-
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,8 +6,8 @@ from start to end, however the database changes meanwhile.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -21,8 +21,9 @@ from molquery.errors import ColumnError, DatabaseError, InputError, NotReadyErro
 from molquery.evaluate.held_out import HeldOutPairs, describe
 from molquery.genesets.scoring import GeneSet
 from molquery.predict import COHORT_SCHEME, PATIENT_SCHEME, SITE_SCHEME, Operator
+from molquery.progress import Progress, silent
 from molquery.query import calibrate, methods, prepared
-from molquery.query.prepared import Prepared, Progress
+from molquery.query.prepared import Prepared
 from molquery.recipes import load_recipe
 from molquery.records import Predictability, Provenance
 from molquery.reference import DEFAULT_SCORING, Reference
@@ -68,12 +69,6 @@ class HalfWidths:
         return int(self.cohorts.counts(rows)[~np.isfinite(half)].sum())
 
 
-@contextmanager
-def _silence() -> Iterator[Progress]:
-    """Progress that tells nobody."""
-    yield lambda stage, done, total: None
-
-
 class Engine:
     """A snapshot of a database, ready to answer.
 
@@ -88,7 +83,7 @@ class Engine:
         self,
         database: Database,
         mapper: Mapper | None = None,
-        progress: Callable[[], AbstractContextManager[Progress]] = _silence,
+        progress: Callable[[], AbstractContextManager[Progress]] = lambda: nullcontext(silent),
     ) -> None:
         self._mapper, self._progress = mapper, progress
         self._looking_ahead = False

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from molquery import index
 from molquery.database import Database
 from molquery.errors import IndexFileError
+from molquery.progress import Progress
 from molquery.query.engine import Engine
 from molquery.recipes import Recipe, load_recipe
 from molquery.schema import PROFILES, SLIDES
@@ -51,7 +51,7 @@ def choose(rows: int, dim: int, recall: float, free: int | None, gpus: int = 0) 
 def build_indexes(
     engine: Engine,
     recipe: Recipe | str = AUTO,
-    progress: Callable[[str, int, int], None] | None = None,
+    progress: Progress | None = None,
     *,
     recall: float = RECALL,
     device: str = "auto",

@@ -32,6 +32,7 @@ from molquery.errors import DatabaseError
 from molquery.evaluate.held_out import SPECTRUM_GENES, HeldOutPairs, predictabilities
 from molquery.genesets import collections
 from molquery.predict import BY_SLIDE, PATIENT_SCHEME, Excerpt, Fitted, Operator, is_small
+from molquery.progress import Progress
 from molquery.query import calibrate
 from molquery.records import Predictability
 from molquery.reference import Moments, Reference
@@ -40,8 +41,6 @@ from molquery.space import DEFAULT_SPACE, SharedSpace
 from molquery.threads import Mapper
 from molquery.vectors import Ints
 
-#: Told the stage, how many slides are done, and of how many.
-Progress = Callable[[str, int, int], None]
 #: The stage: fitting the models and computing the weights of all slides.
 STAGE = "prediction weights"
 _SECTION = "predictions"
