@@ -70,9 +70,9 @@ def peak_mb(process: int | str = "self") -> float:
     return _status("VmHWM", process)
 
 
-def anonymous_mb() -> float:
-    """Memory of this process now that no file backs, in MB: what it cannot give back."""
-    return _status("RssAnon")
+def anonymous_mb(process: int | str = "self") -> float:
+    """Memory of a process now that no file backs, in MB: what it cannot give back; 0 if gone."""
+    return _status("RssAnon", process)
 
 
 def _status(name: str, process: int | str = "self") -> float:

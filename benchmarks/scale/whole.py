@@ -295,10 +295,12 @@ def write_profiles(path: Path, vectors: Matrix) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Used:
-    """What a command has used: processor time in ms, peak memory in MB; and what it wrote."""
+    """What a command has used: processor time in ms, peak memory in MB, and the most of it that no
+    file backed; and what it wrote."""
 
     cpu: float
     peak: float
+    anonymous: float = 0.0
     output: str = ""
 
 
@@ -313,11 +315,12 @@ def molquery(database: Path, *command: str) -> Used:
         process = subprocess.Popen(
             [str(program), "--db", str(database), *command], stdout=wrote, stderr=said
         )
-        ended, peaks = threading.Event(), [0.0]
+        ended, peaks, own = threading.Event(), [0.0], [0.0]
 
         def watch() -> None:
             while not ended.wait(_LOOK):
                 peaks.append(machine.peak_mb(process.pid))
+                own.append(machine.anonymous_mb(process.pid))
 
         watching = threading.Thread(target=watch)
         watching.start()
@@ -331,7 +334,7 @@ def molquery(database: Path, *command: str) -> Used:
             raise RuntimeError(f"molquery {' '.join(command)}: {last}")
         wrote.seek(0)
         output = wrote.read().decode(errors="replace")
-    return Used(1000 * (used.ru_utime + used.ru_stime), max(peaks), output)
+    return Used(1000 * (used.ru_utime + used.ru_stime), max(peaks), max(own), output)
 
 
 def _python(code: str) -> str:
