@@ -86,10 +86,21 @@ def _status(name: str, process: int | str = "self") -> float:
     return found[0] if found else 0.0
 
 
+def into_cache(path: Path) -> None:
+    """Read a file, or all files of a folder, so that the system has them in memory."""
+    for file in _files(path):
+        with file.open("rb", buffering=0) as stream:
+            while stream.read(1 << 24):
+                pass
+
+
 def size_mb(path: Path) -> float:
     """The size of a file or of all files in a folder, in MB."""
-    files = [path] if path.is_file() else [p for p in path.rglob("*") if p.is_file()]
-    return sum(p.stat().st_size for p in files) / 1e6
+    return sum(p.stat().st_size for p in _files(path)) / 1e6
+
+
+def _files(path: Path) -> list[Path]:
+    return [path] if path.is_file() else [p for p in path.rglob("*") if p.is_file()]
 
 
 def describe() -> dict[str, str]:
