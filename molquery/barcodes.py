@@ -9,8 +9,14 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 if TYPE_CHECKING:
     import pyarrow as pa
+
+    from molquery.vectors import Strings
+
+_AT_A_TIME = 65_536  # texts that are Python's own
 
 _BARCODE = re.compile(
     r"^(TCGA[-.]([A-Z0-9]{2})[-.][A-Z0-9]{4})(?:[-.](?:(\d{2})[A-Z]?(?=[-.]|$))?|$)", re.IGNORECASE
@@ -51,3 +57,11 @@ def pair_keys(ids: Sequence[str], keys: Sequence[str]) -> list[str]:
         f"{key} (normal tissue)" if key and is_normal(i) else key
         for i, key in zip(ids, keys, strict=True)
     ]
+
+
+def pair_key_array(ids: Strings, keys: Strings) -> Strings:
+    """(n,) as `pair_keys`, of arrays of text (n,)."""
+    starts = range(0, len(ids), _AT_A_TIME)
+    some = [slice(start, start + _AT_A_TIME) for start in starts]
+    found = [np.array(pair_keys(ids[s].tolist(), keys[s].tolist()), dtype=str) for s in some]
+    return np.concatenate(found) if found else np.empty(0, dtype=str)

@@ -34,7 +34,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from molquery import index, schema, sparse
-from molquery.barcodes import pair_keys
+from molquery.barcodes import pair_key_array
 from molquery.database import Database, list_to_matrix
 from molquery.database.mapped import Rows as CheckedRows
 from molquery.schema import PROFILES, SLIDES, TableSpec
@@ -881,7 +881,7 @@ def _rows(spec: TableSpec, table: pa.Table, vectors: Matrix, columns: Sequence[s
     """Rows of a table, which `_needed` names the columns of."""
     ids = as_text(table[spec.key])
     pair_on, groups, cohorts, sites = (as_text(table[c]) for c in columns)
-    keys = np.array(pair_keys(ids.tolist(), pair_on.tolist()), dtype=str)
+    keys = pair_key_array(ids, pair_on)
     return Rows(vectors, keys, groups, cohorts, sites)
 
 
@@ -919,12 +919,16 @@ def fit(database: Database, space: SharedSpace) -> Fitted:
 
 def _content(table: pa.Table, columns: Sequence[str]) -> npt.NDArray[np.uint64]:
     """(n, 2) a hash of the id, the ingested content and some columns of each slide."""
-    texts = [table[c].to_pylist() for c in (SLIDES.key, schema.CONTENT_HASH, *columns)]
-    digests = [
-        hashlib.blake2b(repr(row).encode(), digest_size=16).digest()
-        for row in zip(*texts, strict=True)
-    ]
-    return np.frombuffer(b"".join(digests), np.uint64).reshape(-1, 2)
+    names = (SLIDES.key, schema.CONTENT_HASH, *columns)
+    found = np.empty((len(table), 2), np.uint64)
+    for start in range(0, len(table), REMOTE):  # Python's texts take many times the room
+        some = table.slice(start, REMOTE)
+        digests = [
+            hashlib.blake2b(repr(row).encode(), digest_size=16).digest()
+            for row in zip(*(some[name].to_pylist() for name in names), strict=True)
+        ]
+        found[start : start + REMOTE] = np.frombuffer(b"".join(digests), np.uint64).reshape(-1, 2)
+    return found
 
 
 def compute_operators(database: Database, space: SharedSpace) -> dict[str, Operator]:

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from molquery import schema
-from molquery.barcodes import is_normal, pair_keys
+from molquery.barcodes import is_normal, pair_key_array
 from molquery.database import Database, list_to_matrix
 from molquery.errors import ColumnError, InputError, SpaceError, some
 from molquery.schema import PROFILES, SLIDES, TableSpec
@@ -287,8 +287,7 @@ def _texts(
 
 
 def _pair_keys(table: pa.Table, spec: TableSpec, pair_on: str) -> Strings:
-    ids, named = (as_text(table[c]).tolist() for c in (spec.key, pair_on))
-    return np.array(pair_keys(ids, named), dtype=str)
+    return pair_key_array(as_text(table[spec.key]), as_text(table[pair_on]))
 
 
 def _side(
