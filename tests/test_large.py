@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pytest
 from scipy import stats
 
-from molquery import predict
+from molquery import barcodes, predict
 from molquery.database import Database
 from molquery.database.mapped import Rows
 from molquery.errors import DatabaseError
@@ -23,6 +23,7 @@ from molquery.query import calibrate, prepared
 from molquery.query.engine import Engine
 from molquery.query.search import Ranking, search
 from molquery.query.vector import signature_vector
+from molquery.schema import SLIDES
 
 HYPOXIA = collections.find("HALLMARK_HYPOXIA")
 SAMPLE = 40
@@ -239,6 +240,23 @@ def test_damage_is_found_in_the_rows_that_are_read(large: Engine) -> None:
     write_bytes(path, bytes(content))
     again = search(Engine(Database.open(database.path)), HYPOXIA, k=3, null=0)
     assert again.hits.equals(first.hits)
+
+
+def test_texts_in_parts_are_those_of_the_whole(
+    large: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = large.database.read(SLIDES, [SLIDES.key, "content_hash", "patient_id", "cohort"])
+    whole = predict._content(table, ["patient_id", "cohort"])
+    ids = np.array([f"TCGA-AB-{i:04d}-{'11' if i % 3 else '01'}A" for i in range(20)])
+    keys = np.array(["" if i == 4 else f"P{'x' * i}" for i in range(20)])
+    monkeypatch.setattr(predict, "REMOTE", 7)
+    monkeypatch.setattr(barcodes, "_AT_A_TIME", 7)
+    np.testing.assert_array_equal(predict._content(table, ["patient_id", "cohort"]), whole)
+    assert len(np.unique(whole, axis=0)) == len(table)
+    found = barcodes.pair_key_array(ids, keys).tolist()
+    assert found == barcodes.pair_keys(ids.tolist(), keys.tolist())
+    assert found[4:6] == ["", "Pxxxxx (normal tissue)"]
+    assert len(barcodes.pair_key_array(ids[:0], keys[:0])) == 0
 
 
 def test_the_first_question_tells_how_far_it_is(large: Engine) -> None:
