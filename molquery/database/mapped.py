@@ -29,7 +29,7 @@ from molquery.vectors import Ints
 BLOCK = 1 << 17
 #: What the name of a file of sums ends with, and of an array with the sums of another's rows.
 SUMS = ".sums"
-_SPARSE = 8  # times the bytes of some rows, from which on their blocks are not worth reading
+_ROWS_OF_A_BLOCK = 8  # rows whose sums take as long as that of one block, about
 _MAGIC = 8
 
 AnyArray = npt.NDArray[Any]
@@ -177,7 +177,7 @@ class Arrays:
         needed = np.zeros(len(self.file._good), dtype=bool)
         needed[np.minimum(blocks, high[:, None])] = True
         todo = np.flatnonzero(needed & ~self.file._good)
-        if name + SUMS in self and len(todo) * BLOCK > _SPARSE * len(rows) * width:
+        if name + SUMS in self and len(rows) < _ROWS_OF_A_BLOCK * len(todo):
             self._check_each(name, rows)
         else:
             self.file.check_blocks(todo)
