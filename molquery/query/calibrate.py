@@ -107,9 +107,15 @@ def standing_in_groups(wanted: Float, own: Ints, values: Float, code: Ints) -> t
     for g in np.unique(own).tolist():
         mine, inside = own == g, values[code == g]
         if len(inside) >= LEAST_OF_GROUP:
-            percentiles[mine] = standing(wanted[mine], inside)
-            standard[mine] = (wanted[mine] - inside.mean()) / (inside.std() or np.nan)
+            percentiles[mine], standard[mine] = _place(wanted[mine], inside)
     return percentiles, standard
+
+
+def _place(wanted: Float, values: Float) -> tuple[Float, Float]:
+    """Percentile and standardised score of numbers (n_wanted,) among values (n,)."""
+    spread = values.std()
+    standard = (wanted - values.mean()) / spread if spread > 0 else np.full(len(wanted), np.nan)
+    return standing(wanted, values), standard
 
 
 def within_groups(values: Float, groups: Groups, rows: Ints | None = None) -> tuple[Float, Float]:
@@ -134,11 +140,7 @@ def within_groups(values: Float, groups: Groups, rows: Ints | None = None) -> tu
             members = np.flatnonzero(groups.code == g)
         else:
             members = by_group[edges[g] : edges[g + 1]]
-        inside, own = values[members], wanted[mine]
-        percentiles[mine] = percentile(inside, np.searchsorted(members, own))
-        spread = inside.std()
-        if spread > 0:
-            standard[mine] = (values[own] - inside.mean()) / spread
+        percentiles[mine], standard[mine] = _place(values[wanted[mine]], values[members])
     return percentiles, standard
 
 

@@ -144,8 +144,8 @@ def search(
     check(method)
     if k < 1:
         raise InputError("k must be at least 1", found=str(k))
-    few = use_index and not within and engine.n_slides > calibrate.WHOLE
-    if not few:
+    sampled = use_index and not within and engine.n_slides > calibrate.WHOLE
+    if not sampled:
         engine.look_ahead()
     allowed = engine.slides_where(where)
     found = answer(
@@ -156,7 +156,7 @@ def search(
         null=null,
         min_genes=min_genes,
         min_fraction=min_fraction,
-        sampled=few,
+        sampled=sampled,
     )
     coverage = found.match.coverage
     notes = signature_notes(signature, coverage, found.match.lost, found.quality, strict=strict)
@@ -178,7 +178,7 @@ def search(
     mine = np.flatnonzero(candidates)
     rows = _top(values(mine), mine, k)
     if use_index:
-        notes += _what_an_index_misses(rows, mine, None if few else values, allowed)
+        notes += _what_an_index_misses(rows, mine, None if sampled else values, allowed)
 
     low, high = found.interval(rows)
     cohort_percentile, cohort_z = found.within_cohort(rows)
@@ -196,7 +196,7 @@ def search(
     }
     if standard is not None and within != COHORT:
         columns[f"{within}_z"] = standard[rows]
-    if found.sampled:
+    if sampled:
         n = len(engine.sample)
         notes.append(f"percentiles are among {n} evenly spaced ones of {engine.n_slides} slides")
         if lost := int(np.isnan(cohort_percentile).sum()):
